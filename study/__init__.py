@@ -1,0 +1,1 @@
+"""A reproducible study of LLM serving: measure, prove that the measurement is valid, report."""
