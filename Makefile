@@ -1,0 +1,58 @@
+# Thin wrappers: no logic lives here, so that the shell, CI and a person drive the same code.
+
+PYTHON  ?= python3
+ENGINE  ?= auto
+PROFILE ?= auto
+VENV    ?= .venv
+NB      ?= 20_architecture
+P       ?=
+# Where CPU builds of torch are, if pip does not find them where it looks already.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+PY    := $(VENV)/bin/python
+READY := $(VENV)/ready
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce plan run report test check lab doctor clean
+
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo
+	@echo "  PROFILE=auto|smoke|cpu|gpu   ENGINE=auto|system|cpu|cuda|rocm   PYTHON=python3.11"
+	@echo '  make run NB=20_architecture P="levels=[1,16] launches=5"'
+
+$(READY): $(wildcard requirements/*) pyproject.toml
+	$(PYTHON) requirements/install.py $(VENV) $(ENGINE) --torch-index $(TORCH_CPU_INDEX)
+	@touch $@
+
+setup: $(READY) ## Make the environment in .venv
+
+reproduce: $(READY) ## Run the whole study and write report/report.html
+	@$(PY) -m study reproduce --profile $(PROFILE)
+
+plan: $(READY) ## Say what `make reproduce` would measure, and how long it would take
+	@$(PY) -m study plan --profile $(PROFILE)
+
+run: $(READY) ## Run one notebook: make run NB=20_architecture P="levels=[1,16] launches=5"
+	@$(PY) -m study run $(NB) $(P)
+
+report: $(READY) ## Render the report from what has been measured
+	@$(PY) -m study report --profile $(PROFILE)
+
+doctor: $(READY) ## Say what this machine and this engine are
+	@$(PY) -m study doctor
+
+check: $(READY) ## ruff, mypy --strict, notebooks
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(PY) -m pytest tests/test_notebooks.py tests/test_project.py
+
+test: check ## Everything: checks, tests, the real engine
+	@$(PY) -m pytest
+
+lab: $(READY) ## Open JupyterLab on the notebooks
+	@$(PY) -m jupyterlab notebooks
+
+clean: ## Remove what can be made again; measurements in data/raw stay
+	rm -rf build data/derived/*.csv data/derived/*.json figures/*.svg figures/*.png figures/*.csv report/*.html

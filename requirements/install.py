@@ -1,0 +1,92 @@
+"""Make the environment: `python requirements/install.py VENV ENGINE`. Standard library only.
+
+ENGINE: cpu, cuda, rocm, system (the vLLM that this Python already has), or auto: system where
+vLLM is found, else cuda where there is an NVIDIA GPU, else cpu.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ENGINES = ("auto", "system", "cpu", "cuda", "rocm")
+
+
+def main() -> None:
+    """Create the environment and say what was done."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("venv", type=Path)
+    parser.add_argument("engine", choices=ENGINES)
+    parser.add_argument("--torch-index", required=True, help="where CPU builds of torch are")
+    options = parser.parse_args()
+    if sys.version_info[:2] not in ((3, 11), (3, 12)):
+        stop(
+            f"Python must be 3.11 or 3.12, for which the engine is built; this is "
+            f"{sys.version.split()[0]}. Try `make setup PYTHON=python3.11`."
+        )
+    engine = find() if options.engine == "auto" else options.engine
+    if engine in ("system", "rocm") and not has_vllm():
+        stop(
+            f"ENGINE={engine} needs vLLM in {sys.executable}; it has none. On AMD GPUs use an "
+            "image that holds it (vllm/vllm-openai-rocm); elsewhere ENGINE=cpu or ENGINE=cuda."
+        )
+    print(f"setting up {options.venv} with engine: {engine}", flush=True)
+    venv.create(options.venv, with_pip=True, clear=True, system_site_packages=engine != "cpu")
+    install(options.venv / "bin" / "python", engine, options.torch_index)
+
+
+def has_vllm() -> bool:
+    """Whether the Python that runs this has vLLM."""
+    return importlib.util.find_spec("vllm") is not None
+
+
+def find() -> str:
+    """The engine that suits this machine."""
+    if has_vllm():
+        return "system"
+    if shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], check=False).returncode == 0:
+        return "cuda"
+    if Path("/dev/kfd").exists():
+        return "rocm"
+    return "cpu"
+
+
+def install(python: Path, engine: str, torch_index: str) -> None:
+    """Install the locks of an engine, without resolution, and the study itself."""
+    if engine == "cpu":
+        torch = ("--no-deps", "-r", str(HERE / "torch-cpu.txt"))
+        if not pip(python, *torch, check=False):
+            print("torch's CPU build is not where pip looks; trying PyTorch's index", flush=True)
+            pip(python, "--index-url", torch_index, *torch)
+    if engine == "cuda" and not has_vllm():
+        pip(python, "-r", str(HERE / "cuda.in"))
+    lock = "cpu" if engine == "cpu" else "rocm" if engine == "rocm" else "cuda"
+    pip(python, "--no-deps", "--require-hashes", "-r", str(HERE / f"{lock}.txt"))
+    pip(python, "--no-deps", "--no-build-isolation", "-e", str(HERE.parent))
+
+
+def pip(python: Path, *arguments: str, check: bool = True) -> bool:
+    """Run pip install quietly; whether it succeeded."""
+    command = [str(python), "-m", "pip", "install", "--quiet", *arguments]
+    quiet = {} if check else {"stderr": subprocess.DEVNULL}
+    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+    status = subprocess.run(command, check=False, env=environment, **quiet).returncode  # type: ignore[call-overload]
+    if status and check:
+        stop(f"pip must install {arguments[-1]}; it ended with status {status} (see above)")
+    return bool(status == 0)
+
+
+def stop(message: str) -> None:
+    """End with one clear sentence."""
+    sys.exit(f"make setup: {message}")
+
+
+if __name__ == "__main__":
+    main()

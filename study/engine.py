@@ -1,0 +1,177 @@
+"""An arm as vLLM understands it: its command, and what the engine says is in force."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from study import models, paths
+from study.experiment import Arm
+from study.models import Model
+
+Flag = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Command:
+    """How to start a server: an argument list (never a shell) and the environment it adds."""
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+
+    def as_shell(self) -> str:
+        """The same, to be pasted into a shell. It holds no secret: the key is not part of it."""
+        import shlex
+
+        settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        return " ".join([*settings, shlex.join(self.argv)])
+
+
+def command(arm: Arm, python: str, folder: Path, name: str, port: int, seed: int) -> Command:
+    """The command that serves `folder` under `name` on a loopback port."""
+    flags: dict[str, Flag] = {
+        "model": str(folder),
+        "served_model_name": name,
+        "host": "127.0.0.1",
+        "port": port,
+        "seed": seed,
+        "load_format": "dummy",
+        **arm.flags,
+    }
+    if "auto_map" in models.config(arm.model):
+        flags["trust_remote_code"] = True  # the configuration class that the study itself wrote
+    argv = (python, "-m", "vllm.entrypoints.openai.api_server", *arguments(flags))
+    return Command(argv, {**environment(), **arm.environment})
+
+
+def environment() -> dict[str, str]:
+    """What every server gets: no network, no telemetry, the pages that the study reads."""
+    return {
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(paths.CACHE / "huggingface"),
+        "VLLM_CACHE_ROOT": str(paths.CACHE / "vllm"),
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_SERVER_DEV_MODE": "1",  # /server_info and /reset_prefix_cache
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def arguments(flags: Mapping[str, Flag]) -> list[str]:
+    """Python keys as command-line flags; False becomes `--no-...`, never silence."""
+    words: list[str] = []
+    for key, value in flags.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return words
+
+
+def model_folder(model: Model) -> Path:
+    """The folder of a synthetic model, written anew (it is small) so that it is never stale."""
+    return models.write_folder(model, paths.CACHE / "models" / f"{model.name}-{model.layers}")
+
+
+# --- what is in force ---------------------------------------------------------------------------
+
+LABEL = re.compile(r'(\w+)="([^"]*)"')
+
+# The engine names the parts it chose only in its log.
+LOGGED = {
+    "model_class": r"Resolved architecture: (\w+)",
+    "attention_backend": r"Using (\w*(?:ATTN|MLA|FLASH|FLASHINFER)\w*) (?:attention )?backend",
+    "moe_backend": r"Using (.+?) MoE backend",
+    "cache_layout": r"Using (\w+) KV cache layout",
+}
+
+# And the resolved configuration as one line of text.
+RESOLVED = {
+    "prefix_caching": r"enable_prefix_caching=(\w+)",
+    "chunked_prefill": r"enable_chunked_prefill=(\w+)",
+    "eager": r"enforce_eager=(\w+)",
+    "dtype": r"[( ]dtype=torch\.(\w+)",
+    "kv_dtype": r"kv_cache_dtype=(\w+)",
+    "tensor_parallel": r"tensor_parallel_size=(\d+)",
+}
+
+
+def in_force(metrics: str, server_info: str, log: str) -> dict[str, str | None]:
+    """What the engine says it runs; None where it does not say.
+
+    Args: the text of `/metrics`, of `/server_info`, and of the log so far.
+    """
+    found = {name: _first(pattern, log) for name, pattern in LOGGED.items()}
+    found |= {name: _first(pattern, server_info) for name, pattern in RESOLVED.items()}
+    found["max_num_seqs"] = _first(r"['\"]?max_num_seqs['\"]?[=:] ?(\d+)", server_info + log)
+    return found | _cache(metrics)
+
+
+def _first(pattern: str, text: str) -> str | None:
+    match = re.search(pattern, text)
+    return match.group(1) if match else None
+
+
+def _cache(metrics: str) -> dict[str, str | None]:
+    line = _first(r"(?m)^vllm:cache_config_info\{(.*)\}", metrics) or ""
+    labels = {name: value for name, value in LABEL.findall(line) if value != "None"}
+    block_size = labels.get("effective_attention_block_size") or labels.get("block_size")
+    blocks, memory = labels.get("num_gpu_blocks"), labels.get("kv_cache_memory_bytes")
+    # Blocks times their size: the tokens that the engine prints are for requests of full length,
+    # whose last block is partly empty.
+    tokens = int(blocks) * int(block_size) if blocks and block_size else None
+    return {
+        "block_size": block_size,
+        "kv_cache_tokens": str(tokens) if tokens else None,
+        "kv_cache_bytes": memory,
+        "kv_bytes_per_token": str(round(int(memory) / tokens)) if memory and tokens else None,
+    }
+
+
+# --- why it did not start -----------------------------------------------------------------------
+
+# Exceptions with which an engine refuses what it was asked, as opposed to breaking.
+REFUSALS = ("ValueError", "NotImplementedError", "AssertionError", "ValidationError", "TypeError")
+
+# These only say that something else, further up, went wrong.
+ECHOES = re.compile(
+    r"Engine core initialization failed|WorkerProc initialization failed|EngineDeadError|"
+    r"EngineCore encountered an issue|Worker failed with error|cancelled|Failed core proc"
+)
+
+EXCEPTION = re.compile(
+    r"(?m)^(?:\([^)]*\) )?(?:ERROR [^\]]*\] )?((?:[A-Za-z_]\w*\.)*\w*(?:Error|Exception)\b.*)$"
+)
+USAGE = re.compile(r"(?m)^\S*api_server\S*: error: (.+)$")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a server did not start or stopped, in the engine's own words."""
+
+    text: str
+    refused: bool  # the engine said no, as opposed to breaking
+
+
+def reason(log: str) -> Reason:
+    """The engine's own reason: the first exception of the last chain that is not an echo."""
+    if usage := USAGE.search(log):
+        return Reason(usage.group(1).strip(), refused=True)
+    found = [match.strip() for match in EXCEPTION.findall(log)]
+    causes = [text for text in found if not ECHOES.search(text)]
+    if not causes:
+        lines = [line.strip() for line in log.splitlines() if line.strip()]
+        return Reason((found or lines or ["it said nothing"])[-1], refused=False)
+    cause = causes[0]
+    kind = cause.partition(":")[0].rpartition(".")[2]
+    return Reason(_with_detail(cause, log), refused=kind in REFUSALS)
+
+
+def _with_detail(cause: str, log: str) -> str:
+    """A pydantic error has its sentence on the lines after the exception's name."""
+    if "validation error" not in cause:
+        return cause
+    after = log[log.index(cause) + len(cause) :].splitlines()[1:3]
+    return " ".join([cause, *(line.partition("] ")[2] or line.strip() for line in after)])

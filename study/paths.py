@@ -1,0 +1,21 @@
+"""Where things lie. Nothing else in the project builds a path from the working directory."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+ROOT = Path(os.environ.get("STUDY_ROOT", PACKAGE.parent))  # tests point it at a scratch folder
+
+NOTEBOOKS = PACKAGE.parent / "notebooks"  # sources, stored without outputs
+MODELS = PACKAGE / "models"
+PROFILES = PACKAGE / "profiles"
+
+DATA = ROOT / "data"
+RAW = DATA / "raw"  # measured here, never edited
+DERIVED = DATA / "derived"  # rebuilt from raw at any time
+FIGURES = ROOT / "figures"
+REPORT = ROOT / "report"
+BUILD = ROOT / "build"  # executed notebooks
+CACHE = ROOT / ".cache"  # synthetic models, the engine's compile caches

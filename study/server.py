@@ -1,0 +1,235 @@
+"""One running server: started, proven to be ours, watched, read, and stopped without a trace."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from study import engine
+from study.engine import Command
+from study.errors import StudyError
+
+POLL_S = 0.25
+STOP_S = 20.0  # vLLM stops by itself within 0.3 to 8 s; then it is killed
+COMPILING = re.compile(rb"torch\.compile|[Cc]ompil|[Cc]apturing|[Aa]utotun")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long a start may take, in seconds."""
+
+    load_s: float = 600.0  # until the first sign of compilation
+    compile_s: float = 1800.0  # from there (an AITER module alone can take 225 s)
+    stall_s: float = 240.0  # without a new line in the log
+
+
+class ServerError(StudyError):
+    """A server that did not start, or died. `refused`: the engine said no, as opposed to broke."""
+
+    def __init__(self, what: str, reason: engine.Reason, command: Command, log: Path) -> None:
+        self.reason = reason.text
+        self.refused = reason.refused
+        super().__init__(
+            f"{what}: {reason.text}\n  its log: {log}\n  to run it by hand: {command.as_shell()}"
+        )
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def port_is_free(port: int) -> bool:
+    """Whether a server could listen on this loopback port now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class Server:
+    """A context manager around one server process and everything it starts.
+
+    Ready means that *this* process answers: under a name and with a key that no other server has.
+    Leaving the block stops the whole process group and waits until the port is free.
+    """
+
+    def __init__(
+        self, command: Command, name: str, port: int, log: Path, limits: Limits | None = None
+    ) -> None:
+        self.command, self.name, self.port, self.log = command, name, port, log
+        self.limits = limits or Limits()
+        self.api_key = secrets.token_urlsafe(24)
+        self.base_url = f"http://127.0.0.1:{port}"
+        self.ready_s = float("nan")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        if not port_is_free(self.port):
+            raise StudyError(
+                f"the server's port must be free; something listens on {self.port}. "
+                "Stop it, or let the study choose a port."
+            )
+        started = time.monotonic()
+        try:
+            self._start()
+            self._wait_until_ready(started)
+        except BaseException:
+            self.stop()
+            raise
+        self.ready_s = time.monotonic() - started
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _start(self) -> None:
+        guarded = [sys.executable, "-m", "study.guard", "--", *self.command.argv]
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                guarded,
+                stdin=subprocess.PIPE,  # held open: when we die, the guard stops the server
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.command.environment, "VLLM_API_KEY": self.api_key},
+                start_new_session=True,
+            )
+
+    def _wait_until_ready(self, started: float) -> None:
+        compiling_since: float | None = None
+        size, grown = 0, started
+        while not self._answers():
+            now = time.monotonic()
+            self.check_alive("the server ended before it was ready")
+            if (new_size := self.log.stat().st_size) > size:
+                size, grown = new_size, now
+                if compiling_since is None and COMPILING.search(self.log.read_bytes()):
+                    compiling_since = now
+            self._check_limits(now, started, compiling_since, grown)
+            time.sleep(POLL_S)
+
+    def _check_limits(
+        self, now: float, started: float, compiling_since: float | None, grown: float
+    ) -> None:
+        if compiling_since is None and now - started > self.limits.load_s:
+            raise self._late("load", now - started, self.limits.load_s)
+        if compiling_since is not None and now - compiling_since > self.limits.compile_s:
+            raise self._late("compile", now - compiling_since, self.limits.compile_s)
+        if now - grown > self.limits.stall_s:
+            raise self._late("write a line to its log", now - grown, self.limits.stall_s)
+
+    def _late(self, doing: str, took_s: float, limit_s: float) -> ServerError:
+        words = engine.Reason(
+            f"it may take {limit_s:.0f} s to {doing}, it took {took_s:.0f} s", False
+        )
+        return ServerError("the server was too slow to start", words, self.command, self.log)
+
+    def check_alive(self, what: str) -> None:
+        """Raise a ServerError with the engine's own reason if the server has ended."""
+        if self._process is not None and self._process.poll() is None:
+            return
+        words = engine.reason(self.log_text())
+        raise ServerError(what, words, self.command, self.log)
+
+    def _answers(self) -> bool:
+        """Whether a server answers here to our key and under our name: no other one would."""
+        try:
+            status, body = self.get("/v1/models", timeout_s=2.0)
+        except (OSError, http.client.HTTPException):
+            return False
+        return status == 200 and f'"{self.name}"' in body
+
+    def get(self, path: str, timeout_s: float = 30.0) -> tuple[int, str]:
+        """GET a page of the server: status and text."""
+        return self._ask("GET", path, timeout_s)
+
+    def post(self, path: str, timeout_s: float = 30.0) -> tuple[int, str]:
+        """POST to the server without a body: status and text."""
+        return self._ask("POST", path, timeout_s)
+
+    def _ask(self, method: str, path: str, timeout_s: float) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        try:
+            connection.request(method, path, headers=self._headers())
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode("utf-8", "replace")
+        finally:
+            connection.close()
+
+    def _headers(self) -> Mapping[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"}
+
+    def metrics(self) -> str:
+        """The text of `/metrics`; a ServerError if the server is gone."""
+        try:
+            return self.get("/metrics")[1]
+        except (OSError, http.client.HTTPException):
+            self.check_alive("the server died")
+            raise
+
+    def log_text(self) -> str:
+        """The log so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def stop(self) -> None:
+        """Stop the process group; return when nothing of it is left and the port is free."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        family = _family(process.pid)
+        _signal_group(process.pid, signal.SIGTERM)
+        _, alive = psutil.wait_procs(family, timeout=STOP_S)
+        if alive:
+            _signal_group(process.pid, signal.SIGKILL)
+            for one in alive:
+                _kill(one)
+            psutil.wait_procs(alive, timeout=5.0)
+        process.wait()
+        if process.stdin:
+            process.stdin.close()
+        deadline = time.monotonic() + 5.0
+        while not port_is_free(self.port) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    try:
+        leader = psutil.Process(pid)
+        return [*leader.children(recursive=True), leader]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _signal_group(group: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(group, number)
+
+
+def _kill(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()

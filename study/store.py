@@ -1,0 +1,210 @@
+"""Raw records: one folder a launch attempt, written atomically, never edited afterwards.
+
+    data/raw/<launch>/record.json                   first of all, with status `started`
+    data/raw/<launch>/server.log                    from the engine's first byte
+    data/raw/<launch>/windows/<nn>-<name>/          load/ and warm/ (requests, chunks), samples,
+                                                    and last window.json
+
+A second attempt at a launch gets a folder of its own, `<launch>.2`: nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import os
+import re
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import orjson
+
+from study import paths
+from study.errors import StudyError
+from study.plan import Launch
+
+MAX_ATTEMPTS = 2  # a launch that failed is tried once more; after that, failing is its outcome
+
+Record = dict[str, Any]
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Replace `path` by `content` whole, or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    with part.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write JSON atomically; NaN becomes null."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
+    write_atomically(path, orjson.dumps(content, option=options))
+
+
+def now() -> str:
+    """The time of day in UTC, for people to read."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a launch, as found on disk. `record` is None when it cannot be read."""
+
+    launch: str
+    folder: Path
+    record: Record | None
+
+    @property
+    def outcome(self) -> str | None:
+        """The arm's outcome if this try came to its end."""
+        if self.record is None or self.record.get("status") != "ended":
+            return None
+        return str(self.record["outcome"])
+
+    @property
+    def windows(self) -> list[Path]:
+        """Folders of the windows that were measured whole, in order."""
+        return sorted(path.parent for path in self.folder.glob("windows/*/window.json"))
+
+
+class Store:
+    """The raw data of the study under one folder."""
+
+    def __init__(self, folder: Path = paths.RAW) -> None:
+        self.folder = folder
+
+    def prepare(self) -> None:
+        """Make sure that measurements can be kept, before any is made."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / ".writable"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise StudyError(
+                f"the data folder must be a folder that can be written to; {self.folder} is not "
+                f"({error.strerror}). Mend its permissions, or set STUDY_ROOT to another place."
+            ) from error
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Hold the right to measure: two measurements at once would disturb each other."""
+        self.prepare()
+        with (self.folder / ".lock").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                lock.seek(0)
+                raise StudyError(
+                    "only one measurement may run at a time; another one is running "
+                    f"(process {lock.read().strip() or 'unknown'}). Wait for it, or stop it."
+                ) from error
+            _sign(lock)
+            yield
+
+    def attempts(self) -> list[Attempt]:
+        """Every try at every launch, oldest first for each launch."""
+        found = []
+        for path in sorted(self.folder.glob("*/record.json")):
+            launch = re.sub(r"\.\d+$", "", path.parent.name)
+            found.append(Attempt(launch, path.parent, _read(path)))
+        return found
+
+    def best(self, launch: str) -> Attempt | None:
+        """The try that counts: the last that ended, measured before failed; else None."""
+        ended = [one for one in self._of(launch) if one.outcome is not None]
+        whole = [one for one in ended if one.outcome != "failed"]
+        return (whole or ended or [None])[-1]
+
+    def is_done(self, launch: str) -> bool:
+        """Whether this launch needs no further try."""
+        tries = [one for one in self._of(launch) if one.outcome is not None]
+        return len(tries) >= MAX_ATTEMPTS or any(one.outcome != "failed" for one in tries)
+
+    def _of(self, launch: str) -> list[Attempt]:
+        return [one for one in self.attempts() if one.launch == launch]
+
+    def begin(self, launch: Launch) -> LaunchWriter:
+        """A folder for a new try, its record written with status `started`."""
+        self.prepare()
+        number = 1 + len(list(self.folder.glob(f"{launch.id}.*")))
+        number += (self.folder / launch.id).exists()
+        folder = self.folder / (launch.id if number == 1 else f"{launch.id}.{number}")
+        folder.mkdir()
+        return LaunchWriter(folder, launch)
+
+
+def _sign(lock: IO[str]) -> None:
+    lock.seek(0)
+    lock.truncate()
+    lock.write(str(os.getpid()))
+    lock.flush()
+
+
+def _read(path: Path) -> Record | None:
+    try:
+        content = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+class LaunchWriter:
+    """Writes the record of one try; every change is on disk, whole, before it returns."""
+
+    def __init__(self, folder: Path, launch: Launch) -> None:
+        self.folder = folder
+        self.log = folder / "server.log"
+        self._record: Record = {
+            "launch": launch.id,
+            "status": "started",
+            "outcome": None,
+            "reason": "",
+            "started_utc": now(),
+            **launch.identity,
+            "source": source_state(),
+        }
+        self.update()
+
+    def update(self, **changes: object) -> None:
+        """Change the record and write it."""
+        self._record |= changes
+        write_json(self.folder / "record.json", self._record)
+
+    def end(self, outcome: str, reason: str = "") -> None:
+        """The launch came to its end, well or not."""
+        self.update(status="ended", outcome=outcome, reason=reason, ended_utc=now())
+
+    def window_folder(self, index: int, name: str) -> Path:
+        """The folder for the next window; it counts once `window.json` is in it."""
+        folder = self.folder / "windows" / f"{index:02d}-{name}"
+        folder.mkdir(parents=True)
+        return folder
+
+
+def source_state() -> Mapping[str, object]:
+    """Commit of the study's own source, and whether it was changed since."""
+    try:
+        commit = _git("rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return {"commit": None, "dirty": None}
+
+
+def _git(*arguments: str) -> str:
+    answer = subprocess.run(
+        ["git", *arguments],
+        cwd=paths.PACKAGE,
+        capture_output=True,
+        text=True,
+        timeout=10,
+        check=True,
+    )
+    return answer.stdout.strip()

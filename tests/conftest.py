@@ -1,0 +1,20 @@
+"""Shared by the tests: a scratch study, so that no test touches what was measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from study import paths
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty study root, for this process and those it starts."""
+    monkeypatch.setenv("STUDY_ROOT", str(tmp_path))
+    places = {"RAW": "data/raw", "DERIVED": "data/derived", "FIGURES": "figures"}
+    places |= {"REPORT": "report", "BUILD": "build", "CACHE": ".cache"}
+    for name, place in places.items():
+        monkeypatch.setattr(paths, name, tmp_path / place)
+    return tmp_path

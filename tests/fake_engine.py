@@ -1,0 +1,129 @@
+"""A server that looks like vLLM from outside, and can be told to go wrong at a given point.
+
+Run as a script with the engine's own flags; what to do wrong stands in FAKE_FAULT:
+refuse, crash, exit0, hang, silent, die-after=N (requests).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import time
+
+REFUSAL = "ValueError: No common block size for 1 (CPU_ATTN: [MultipleOf(32)])"
+CRASH = "RuntimeError: out of registers"
+
+
+class FakeEngine:
+    """Counts what it serves; one task a connection."""
+
+    def __init__(self, name: str, token_s: float, die_after: int | None) -> None:
+        self.name, self.token_s, self.die_after = name, token_s, die_after
+        self.running = self.finished = self.made = self.read = 0
+        self.ttft_s = self.e2e_s = 0.0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await self.answer(head.decode(), reader, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    async def answer(
+        self, head: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        path = head.split()[1]
+        length = next(
+            (
+                int(line.split(":")[1])
+                for line in head.splitlines()
+                if line.lower().startswith("content-length")
+            ),
+            0,
+        )
+        body = await reader.readexactly(length)
+        if path == "/v1/completions":
+            await self.stream(json.loads(body), writer)
+            return
+        key = os.environ.get("VLLM_API_KEY", "")
+        known = f"Bearer {key}" in head or not path.startswith("/v1")
+        text = self.page(path) if known else "{}"
+        status = "200 OK" if known else "401 Unauthorized"
+        writer.write(f"HTTP/1.1 {status}\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
+        await writer.drain()
+
+    def page(self, path: str) -> str:
+        if path == "/v1/models":
+            return json.dumps({"data": [{"id": self.name}]}, separators=(",", ":"))
+        if path == "/server_info":
+            return "enable_prefix_caching=False, enable_chunked_prefill=False, max_num_seqs=64"
+        values = {
+            "request_success_total": self.finished,
+            "generation_tokens_total": self.made,
+            "prompt_tokens_total": self.read,
+            "time_to_first_token_seconds_sum": self.ttft_s,
+            "time_to_first_token_seconds_count": self.finished + self.running,
+            "e2e_request_latency_seconds_sum": self.e2e_s,
+            "num_requests_running": self.running,
+            "num_requests_waiting": 0,
+        }
+        lines = [f'vllm:{name}{{engine="0"}} {float(value)}' for name, value in values.items()]
+        return "\n".join(lines) + "\n"
+
+    async def stream(self, request: dict[str, object], writer: asyncio.StreamWriter) -> None:
+        began = time.monotonic()
+        self.running += 1
+        if self.die_after is not None and self.finished >= self.die_after:
+            print(CRASH, flush=True)
+            os._exit(1)
+        prompt, wanted = request["prompt"], request["max_tokens"]
+        assert isinstance(prompt, list) and isinstance(wanted, int)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for index in range(wanted):
+            await asyncio.sleep(self.token_s)
+            if index == 0:
+                self.ttft_s += time.monotonic() - began
+            send(writer, {"choices": [{"index": 0, "text": "a", "finish_reason": None}]})
+        usage = {"prompt_tokens": len(prompt), "completion_tokens": wanted}
+        self.running -= 1
+        self.finished += 1
+        self.made += wanted
+        self.read += len(prompt)
+        self.e2e_s += time.monotonic() - began
+        send(writer, {"choices": [], "usage": {**usage, "total_tokens": len(prompt) + wanted}})
+        data = b"data: [DONE]\n\n"
+        writer.write(b"%x\r\n%s\r\n0\r\n\r\n" % (len(data), data))
+        await writer.drain()
+
+
+def send(writer: asyncio.StreamWriter, event: dict[str, object]) -> None:
+    data = b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
+    writer.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--served-model-name")
+    options, _ = parser.parse_known_args()
+    fault, _, number = os.environ.get("FAKE_FAULT", "").partition("=")
+    if fault in ("refuse", "crash", "exit0"):
+        print({"refuse": REFUSAL, "crash": CRASH, "exit0": "bye"}[fault], flush=True)
+        sys.exit(0 if fault == "exit0" else 1)
+    if fault in ("hang", "silent"):
+        while True:
+            await asyncio.sleep(0.1)
+            if fault == "hang":
+                print("still loading", flush=True)
+    die_after = int(number) if fault == "die-after" else None
+    engine = FakeEngine(options.served_model_name, 0.002, die_after)
+    print("Resolved architecture: Qwen3ForCausalLM", flush=True)
+    server = await asyncio.start_server(engine.serve, "127.0.0.1", options.port)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,116 @@
+"""Parameters: what is asked, what is refused and how, and the arms that come of it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study import notebooks, profiles
+from study.errors import StudyError
+from study.experiment import EXPERIMENTS, Architecture, Workload
+
+COUNT = st.integers(1, 10_000)
+
+
+@given(COUNT, st.integers(2, 10_000))
+def test_a_workload_reads_back_as_written(given_tokens: int, made: int) -> None:
+    workload = Workload.parse(f"short:{given_tokens}/{made}")
+    assert (workload.input_tokens, workload.output_tokens) == (given_tokens, made)
+    assert Workload.parse(str(workload)) == workload
+
+
+@pytest.mark.parametrize(
+    "text", ["short", "short:128", "short:a/b", "short:128/1", ":1/2", "s:0/2"]
+)
+def test_a_workload_that_cannot_be_is_refused(text: str) -> None:
+    with pytest.raises(StudyError, match="workloads: must be written name:input/output"):
+        Architecture.of({"workloads": [text]})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"levls": [1]}, "must be one of .*levels.* Did you mean 'levels'"),
+        ({"levels": [0]}, "levels: .*greater than or equal to 1; it was 0"),
+        ({"levels": "many"}, r"levels: must be a list, as in \[1, 16\]; it was 'many'"),
+        ({"levels": ["many"]}, "levels: .*integer; it was 'many'"),
+        ({"levels": []}, "levels: .*at least 1 item"),
+        ({"levels": [4, 4]}, r"levels: must hold each value once; it was \[4, 4\]"),
+        ({"launches": 0}, "launches: .*greater than or equal to 1; it was 0"),
+        ({"launches": 2.5}, "launches: .*integer; it was 2.5"),
+        ({"launches": True}, "launches: .*integer; it was True"),
+        ({"steady_latencies": 2.0}, "steady_latencies: .*greater than or equal to 5"),
+    ],
+)
+def test_a_bad_parameter_is_named_with_what_is_allowed(
+    parameters: dict[str, object], message: str
+) -> None:
+    with pytest.raises(StudyError, match=message):
+        Architecture.of(parameters)
+
+
+def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(StudyError, match="a model must be one of gqa-dense"):
+        Architecture.of({"models": ["gqa"]})
+
+
+def test_text_from_plain_papermill_is_read_as_the_list_it_means() -> None:
+    assert Architecture.of({"levels": "[1,16]"}).levels == (1, 16)
+    assert Architecture.of({"models": "['mla-moe']"}).models == ("mla-moe",)
+
+
+def test_a_notebook_with_an_unknown_parameter_is_refused() -> None:
+    """Papermill injects a name that nobody reads, and only warns."""
+    cells = ["import study", "launches = 3\nlevels = [1]", "lanches = 5", "Architecture.from_..."]
+    with pytest.raises(StudyError, match="'lanches'. Did you mean 'launches'"):
+        Architecture.from_notebook({"In": cells, "launches": 3, "levels": [1], "lanches": 5})
+
+
+def test_a_notebook_run_again_is_not_disturbed_by_its_own_variables() -> None:
+    cells = ["launches = 3", "frames = read(launches)\nprint(frames)", "Architecture.from_..."]
+    names = {"In": cells, "launches": 3, "frames": object()}
+    assert Architecture.from_notebook(names).launches == 3
+
+
+def test_only_the_first_depth_sees_every_level() -> None:
+    asked = {"depths": [2, 4], "levels": [1, 4, 16], "slope_levels": [1], "models": ["gqa-moe"]}
+    shallow, deep = Architecture.of(asked).arms()
+    assert [window.level for window in shallow.windows] == [1, 4, 16] * 2
+    assert [window.level for window in deep.windows] == [1] * 2
+    assert (shallow.factors["layers"], deep.factors["layers"]) == (2, 4)
+
+
+def test_all_arms_get_the_same_flags() -> None:
+    """What differs must be the model alone."""
+    arms = Architecture().arms()
+    assert len(arms) == 4
+    assert all(arm.flags == arms[0].flags for arm in arms)
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_every_profile_is_made_of_valid_experiments(name: str) -> None:
+    profile = profiles.load(name)
+    assert profile.description
+    assert set(profile.experiments) <= set(EXPERIMENTS)
+    assert all(experiment.arms() for experiment in profile.experiments.values())
+
+
+def test_an_unknown_profile_lists_the_known_ones() -> None:
+    with pytest.raises(StudyError, match="one of auto, cpu, gpu, smoke; it was 'smok'. Did you"):
+        profiles.load("smok")
+
+
+def test_parameters_on_the_command_line() -> None:
+    assert notebooks.parse(["levels=[1,16]", "launches=5"]) == {"levels": [1, 16], "launches": 5}
+    with pytest.raises(StudyError, match="must be written name=value"):
+        notebooks.parse(["launches"])
+    with pytest.raises(StudyError, match="value of levels must be YAML"):
+        notebooks.parse(["levels=[1"])
+
+
+def test_an_unknown_notebook_or_parameter_is_refused_before_anything_starts() -> None:
+    with pytest.raises(StudyError, match="a notebook must be one of 20_architecture"):
+        notebooks.execute("20_architectur", {})
+    with pytest.raises(StudyError, match="Did you mean 'launches'"):
+        notebooks.execute("20_architecture", {"lanches": 5})

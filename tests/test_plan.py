@@ -1,0 +1,83 @@
+"""Plans: every arm once a block, in a random order that is the same every time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study import plan, protocol
+from study.experiment import Architecture
+
+SETUP: dict[str, Any] = {"engine": {"version": "1"}, "packages": {}, "machine": {"cores": 2}}
+
+
+def launches(**parameters: object) -> tuple[plan.Launch, ...]:
+    return plan.launches(Architecture.of(parameters), SETUP)
+
+
+@given(st.integers(1, 12), st.integers(0, 2**31))
+def test_every_block_holds_every_arm_once(blocks: int, seed: int) -> None:
+    found = launches(launches=blocks, seed=seed)
+    arms = {arm.name for arm in Architecture().arms()}
+    for block in range(blocks):
+        inside = [launch.arm.name for launch in found if launch.block == block]
+        assert sorted(inside) == sorted(arms)
+    assert [launch.block for launch in found] == sorted(launch.block for launch in found)
+    assert len({launch.id for launch in found}) == len(found)
+
+
+@given(st.integers(1, 6), st.integers(1, 6), st.integers(0, 2**31))
+def test_more_launches_leave_the_first_blocks_as_they_were(few: int, more: int, seed: int) -> None:
+    before = [launch.id for launch in launches(launches=few, seed=seed)]
+    after = [launch.id for launch in launches(launches=few + more, seed=seed)]
+    assert after[: len(before)] == before
+
+
+def test_the_order_differs_between_blocks_and_between_seeds() -> None:
+    orders = {
+        tuple(
+            launch.arm.name for launch in launches(launches=6, seed=seed) if launch.block == block
+        )
+        for seed in range(4)
+        for block in range(6)
+    }
+    assert len(orders) > 12  # of 24 possible
+
+
+def test_what_could_change_a_result_changes_the_identity() -> None:
+    base = launches()[0]
+    others = [
+        launches(steady_s=4.0)[0],
+        launches(max_num_seqs=32)[0],
+        launches(levels=[1, 4, 8])[0],
+        plan.launches(Architecture(), {**SETUP, "engine": {"version": "2"}})[0],
+        plan.launches(Architecture(), {**SETUP, "machine": {"cores": 4}})[0],
+    ]
+    assert base.id not in {other.id for other in others}
+    assert base.id == launches(launches=7)[0].id
+
+
+def test_cost_adds_up() -> None:
+    found = launches(launches=2)
+    total, half = plan.cost(found), plan.cost(found[:4])
+    assert (total.launches, total.windows) == (8, 8 * 6)
+    assert total.seconds > half.seconds > 4 * plan.START_S
+    assert "8 launches, 48 windows, about" in str(total)
+
+
+def test_durations_as_a_person_says_them() -> None:
+    said = [plan.duration(seconds) for seconds in (9.6, 89, 90, 3000, 5400, 9000)]
+    assert said == ["10 s", "89 s", "2 min", "50 min", "1 h 30 min", "2 h 30 min"]
+
+
+def test_the_protocol_version_follows_the_measuring_code() -> None:
+    """If this fails, ask: could the change have moved a number? Then raise VERSION too."""
+    assert protocol.digest() == protocol.DIGEST, f"set DIGEST to {protocol.digest()!r}"
+
+
+def test_docstrings_and_comments_do_not_change_the_protocol() -> None:
+    one = 'def f(x):\n    """Say."""\n    return x  # so\n'
+    assert protocol._meaning(one) == protocol._meaning("def f(x):\n    return x")
+    assert protocol._meaning(one) != protocol._meaning("def f(x):\n    return -x")
