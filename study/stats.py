@@ -1,0 +1,333 @@
+"""Every estimator of the study, defined once.
+
+The launch is the unit of replication: a thousand requests of one launch are one observation of
+it. So windows are first reduced to one value per launch (`launch_means`), intervals go over
+launches, and arms are compared inside blocks only.
+
+Levels, ratios and their intervals live on the log scale. Server times and rates are positive and
+their noise is a share of them, so log values are the ones that a t interval suits, limits stay
+positive, and the ratio of two points is the point of their ratio. The point is then the
+geometric mean over launches: the centre that this interval is for. (Within a launch means are
+arithmetic. At a launch-to-launch spread of 3 % the two differ by 0.05 %.)
+
+Student's t interval exists from two values on, and is wide there; at one value its limits are
+NaN, and without any so is its point. Nothing is hidden: `n` says how many values stand behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy import stats
+
+from study.errors import StudyError
+from study.steady import WindowSummary
+
+Floats = NDArray[np.float64]
+
+CONFIDENCE = 0.95
+LAUNCH_KEYS = ("arm", "block", "launch", "workload", "level")
+T_LOG = "t interval on the log scale"
+T_PLAIN = "t interval"
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A statistic with its interval, and how it was made: a caption needs nothing else."""
+
+    statistic: str
+    point: float
+    low: float
+    high: float
+    confidence: float
+    method: str
+    n: int
+    unit: str = "launches"
+
+    def label(self) -> str:
+        """For instance '95 % t interval on the log scale, n = 3 launches'."""
+        return f"{self.confidence * 100:g} % {self.method}, n = {self.n} {self.unit}"
+
+    @property
+    def half_width_relative(self) -> float:
+        """Half the width as a share of the point; NaN where there is no interval or point."""
+        if self.point == 0:
+            return np.nan
+        return (self.high - self.low) / 2 / abs(self.point)
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """An effect inside blocks. `blocks` could be paired, `dropped` lacked an arm."""
+
+    effect: Interval
+    p_value: float
+    blocks: int
+    dropped: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Treatment / baseline inside blocks, with the absolute values that the ratio hides.
+
+    All three intervals are over the same paired blocks, so treatment / baseline = ratio.
+    """
+
+    ratio: Interval
+    p_value: float
+    baseline: Interval
+    treatment: Interval
+    blocks: int
+    dropped: int
+
+
+def mean_interval(
+    values: ArrayLike, confidence: float = CONFIDENCE, comparisons: int = 1
+) -> Interval:
+    """Arithmetic mean with Student's t interval: for differences and slopes, of either sign.
+
+    NaN values are left out and `n` counts the others. With several `comparisons` each interval
+    is Bonferroni's, so that all of them hold together with `confidence`.
+    """
+    return _t_test(values, confidence, comparisons)[0]
+
+
+def mean_interval_log(
+    values: ArrayLike, confidence: float = CONFIDENCE, comparisons: int = 1
+) -> Interval:
+    """Geometric mean of positive values with Student's t interval on the log scale.
+
+    StudyError when a value is not positive: take `mean_interval` for such.
+    """
+    given = _numbers(values)
+    if (given <= 0).any():
+        raise StudyError(
+            "Values for an interval on the log scale must be positive; the smallest was "
+            f"{given.min():g}. Use mean_interval for differences and slopes."
+        )
+    return _exponentiated(mean_interval(np.log(given), confidence, comparisons), "geometric mean")
+
+
+def contrast(
+    frame: pd.DataFrame,
+    value: str,
+    weights: Mapping[str, float],
+    *,
+    factor: str = "arm",
+    block: str = "block",
+    log: bool = True,
+    comparisons: int = 1,
+    confidence: float = CONFIDENCE,
+) -> Contrast:
+    """A weighted sum of arms inside each block, with its interval over blocks and its p-value.
+
+    `frame` has one row per arm and block (columns `factor`, `block`, `value`); `weights` give a
+    number to each arm and sum to 0: {b: 1, a: -1} compares two arms, {ab: 1, a: -1, b: -1,
+    none: 1} is an interaction, {deep: 1/d, shallow: -1/d} a slope over the depth difference d.
+    With `log` the effect is the exponential of the sum of logs: a ratio, 1 when there is none.
+
+    Pairing never crosses blocks: a block that lacks an arm, or has NaN in it, is dropped and
+    counted. StudyError for a missing column, an arm twice in a block, or weights that do not
+    sum to 0. An arm that appears nowhere gives an effect of NaN over 0 blocks.
+    """
+    paired, dropped = _paired(frame, value, weights, factor, block)
+    if log and (paired.to_numpy() <= 0).any():
+        raise StudyError(
+            f"{value} must be positive for a ratio; the smallest was {paired.to_numpy().min():g}. "
+            "Use log=False for values of either sign."
+        )
+    scaled = np.log(paired.to_numpy()) if log else paired.to_numpy()
+    per_block = scaled @ np.array(list(weights.values()), dtype=np.float64)
+    interval, p_value = _t_test(per_block, confidence, comparisons)
+    interval = replace(interval, statistic="contrast", unit="blocks")
+    interval = replace(interval, method=f"paired {interval.method}")
+    effect = _exponentiated(interval, "ratio") if log else interval
+    return Contrast(effect, p_value, len(paired), dropped)
+
+
+def paired_ratio(
+    frame: pd.DataFrame,
+    value: str,
+    factor: str,
+    treatment: str,
+    baseline: str,
+    block: str = "block",
+    comparisons: int = 1,
+    confidence: float = CONFIDENCE,
+) -> Comparison:
+    """Treatment / baseline inside blocks: log ratios, Student's t over blocks.
+
+    With several `comparisons` the interval and the p-value are both Bonferroni's, by the same
+    test: the p-value is below 1 - confidence exactly when the interval excludes 1. Input and
+    errors as in `contrast`.
+    """
+    weights = {treatment: 1.0, baseline: -1.0}
+    found = contrast(
+        frame,
+        value,
+        weights,
+        factor=factor,
+        block=block,
+        comparisons=comparisons,
+        confidence=confidence,
+    )
+    paired, _ = _paired(frame, value, weights, factor, block)
+    of_arm = {
+        arm: replace(mean_interval_log(paired[arm], confidence), unit="blocks") for arm in weights
+    }
+    return Comparison(
+        ratio=found.effect,
+        p_value=found.p_value,
+        baseline=of_arm[baseline],
+        treatment=of_arm[treatment],
+        blocks=found.blocks,
+        dropped=found.dropped,
+    )
+
+
+def launch_means(windows: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
+    """One value per launch, workload, level and metric, from valid windows only.
+
+    `windows` has a row per window: arm, block, launch, workload, level, verdict, and a column
+    per metric (when `metrics` is not given, all that a `WindowSummary` holds). The answer is
+    long: arm, block, launch, workload, level, metric, value. Windows of one launch at the same
+    load are averaged; a metric that no window of the launch could give is NaN.
+    """
+    _require_columns(windows, [*LAUNCH_KEYS, "verdict", *(metrics or ())])
+    names = metrics if metrics is not None else _measured(windows)
+    valid = windows[windows["verdict"] == "valid"]
+    means = valid.groupby(list(LAUNCH_KEYS), dropna=False, as_index=False)[list(names)].mean()
+    return means.melt(list(LAUNCH_KEYS), list(names), var_name="metric", value_name="value")
+
+
+def intervals(
+    windows: pd.DataFrame,
+    metrics: Sequence[str],
+    by: Sequence[str],
+    confidence: float = CONFIDENCE,
+) -> pd.DataFrame:
+    """Intervals over launches, one row per cell of `by` and metric.
+
+    Columns: those of `by`, metric, point, low, high, confidence, method, n. A cell whose windows
+    are all void stays, with n = 0 and NaN. A metric that is positive everywhere gets the log
+    scale, any other the plain t interval, the same in all its cells. StudyError when a launch
+    would enter one cell twice: launches are what is counted, so `by` must tell them apart.
+    """
+    outside = [name for name in by if name not in LAUNCH_KEYS]
+    if outside or not by:
+        raise StudyError(f"by must name some of {', '.join(LAUNCH_KEYS)}; it was {list(by)}.")
+    means = launch_means(windows, metrics)
+    twice = means.duplicated(["launch", "metric", *by])
+    if twice.any():
+        raise StudyError(
+            f"Each launch must give one value per cell of by={list(by)}; launch "
+            f"{means.loc[twice, 'launch'].iloc[0]} gives several. Add workload or level to `by`."
+        )
+    cells = windows[list(by)].drop_duplicates().sort_values(list(by))
+    rows = [
+        {**dict(zip(by, cell, strict=True)), "metric": metric, **found}
+        for metric in metrics
+        for cell, found in _cells_of(means[means["metric"] == metric], by, cells, confidence)
+    ]
+    columns = [*by, "metric", "point", "low", "high", "confidence", "method", "n"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _cells_of(
+    means: pd.DataFrame, by: Sequence[str], cells: pd.DataFrame, confidence: float
+) -> list[tuple[tuple[Hashable, ...], dict[str, object]]]:
+    """Each cell with its interval as a row, for one metric."""
+    positive = not (means["value"] <= 0).any()
+    estimate = mean_interval_log if positive else mean_interval
+    values = {key: group["value"] for key, group in means.groupby(list(by))}
+    return [
+        (cell, asdict(estimate(values.get(cell, pd.Series(dtype=float)), confidence)))
+        for cell in cells.itertuples(index=False, name=None)
+    ]
+
+
+def _t_test(values: ArrayLike, confidence: float, comparisons: int) -> tuple[Interval, float]:
+    """Mean, Student's t interval and two-sided p-value for a mean of 0, from one computation."""
+    if not 0 < confidence < 1:
+        raise StudyError(f"confidence must lie between 0 and 1; it was {confidence}.")
+    if comparisons < 1:
+        raise StudyError(f"comparisons must be at least 1; it was {comparisons}.")
+    given = _numbers(values)
+    n = given.size
+    mean = float(given.mean()) if n else np.nan
+    low = high = p_value = np.nan
+    if n >= 2:
+        error = float(given.std(ddof=1)) / np.sqrt(n)
+        t = float(stats.t.ppf(1 - (1 - confidence) / 2 / comparisons, n - 1))
+        low, high = mean - t * error, mean + t * error
+        p_value = min(1.0, comparisons * _two_sided_p(mean, error, n - 1))
+    method = T_PLAIN
+    if comparisons > 1:
+        method += f", Bonferroni over {comparisons} comparisons"
+    return Interval("mean", mean, low, high, confidence, method, n), p_value
+
+
+def _two_sided_p(distance: float, error: float, degrees: int) -> float:
+    """Student's t; without any spread the answer is certain either way."""
+    if error == 0:
+        return 1.0 if distance == 0 else 0.0
+    return float(2 * stats.t.sf(abs(distance) / error, degrees))
+
+
+def _exponentiated(interval: Interval, statistic: str) -> Interval:
+    return replace(
+        interval,
+        statistic=statistic,
+        point=float(np.exp(interval.point)),
+        low=float(np.exp(interval.low)),
+        high=float(np.exp(interval.high)),
+        method=interval.method.replace(T_PLAIN, T_LOG),
+    )
+
+
+def _numbers(values: ArrayLike) -> Floats:
+    """The values without NaN; infinite ones have no mean and are an error."""
+    given = np.asarray(values, dtype=np.float64).ravel()
+    if np.isinf(given).any():
+        raise StudyError("Values for an interval must be finite; at least one was infinite.")
+    kept: Floats = given[~np.isnan(given)]
+    return kept
+
+
+def _paired(
+    frame: pd.DataFrame, value: str, weights: Mapping[str, float], factor: str, block: str
+) -> tuple[pd.DataFrame, int]:
+    """Blocks x arms without gaps, in the order of `weights`, and how many blocks were dropped."""
+    _require_columns(frame, [value, factor, block])
+    if len(weights) < 2 or abs(sum(weights.values())) > 1e-9 * max(map(abs, weights.values())):
+        raise StudyError(
+            f"A contrast needs at least two arms with weights that sum to 0; it had {weights}."
+        )
+    wanted = frame[frame[factor].isin(list(weights))]
+    twice = wanted.duplicated([block, factor])
+    if twice.any():
+        row = wanted[twice].iloc[0]
+        raise StudyError(
+            f"Each block must hold {factor} {row[factor]} once; block {row[block]} holds it "
+            "several times. Pass one value per arm and block: one workload, level and metric."
+        )
+    table = wanted.pivot(index=block, columns=factor, values=value).reindex(columns=list(weights))
+    paired = table.astype("float64").dropna()
+    return paired, len(table) - len(paired)
+
+
+def _measured(windows: pd.DataFrame) -> list[str]:
+    return [field.name for field in fields(WindowSummary) if field.name in windows.columns]
+
+
+def _require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    missing = [name for name in names if name not in frame.columns]
+    if missing:
+        raise StudyError(
+            f"The frame must have the columns {', '.join(names)}; it lacks {', '.join(missing)} "
+            f"(it has {', '.join(map(str, frame.columns))})."
+        )

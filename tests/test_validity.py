@@ -1,0 +1,406 @@
+"""Each gate fails on exactly its flaw, planted in an otherwise good window, and on no other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulate import IN_FORCE, simulate
+
+from study.validity import (
+    WINDOW_GATES,
+    Judgement,
+    WindowEvidence,
+    errors,
+    held_by_durations,
+    judge_window,
+    lengths_delivered,
+    level_reached,
+    steady_part_found,
+    treatment_in_force,
+    verdict,
+)
+
+GATES = (
+    "level_reached",
+    "steady_part",
+    "lengths_delivered",
+    "treatment_in_force",
+    "errors",
+    "reconciled",
+)
+
+
+def said(evidence: WindowEvidence) -> dict[str, Judgement]:
+    return {judgement.gate: judgement for judgement in judge_window(evidence)}
+
+
+def failed(evidence: WindowEvidence) -> set[str]:
+    return {gate for gate, judgement in said(evidence).items() if judgement.verdict == "fail"}
+
+
+def of_level(evidence: WindowEvidence) -> Judgement:
+    return level_reached(evidence.requests, evidence.samples, evidence.steady, evidence.level)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"level": 1, "rounds": 60},
+        {"level": 8, "staggered": False},
+        {"level": 64, "rounds": 12},
+        {"level": 500, "rounds": 9, "output_tokens": 64},
+    ],
+    ids=str,
+)
+def test_a_good_window_passes_every_gate(settings: dict[str, object]) -> None:
+    evidence = simulate(str(settings), **settings)
+    judgements = judge_window(evidence)
+    assert tuple(judgement.gate for judgement in judgements) == GATES
+    assert {judgement.verdict for judgement in judgements} == {"pass"}, judgements
+    assert verdict(judgements) == "valid"
+
+
+# The flaw, the gates that must see it, and the same just inside the limit.
+FLAWS: dict[str, tuple[dict[str, object], set[str], dict[str, object]]] = {
+    "client runs fewer slots": ({"slots": 15, "level": 16}, {"level_reached", "steady_part"}, {}),
+    "engine gets fewer": (
+        {"level": 100, "engine_cap": 94, "rounds": 12},
+        {"level_reached"},
+        {"level": 100, "engine_cap": 96, "rounds": 12},
+    ),
+    "too short": ({"rounds": 5}, {"steady_part"}, {"rounds": 7}),
+    "drift": ({"drift": 0.10}, {"steady_part"}, {"drift": 0.02}),
+    "short outputs": ({"short_share": 0.02}, {"lengths_delivered"}, {}),
+    "failures": ({"failed_share": 0.02}, {"errors"}, {"failed_share": 0.009}),
+    "lost tokens": ({"lost_chunks": 1}, {"reconciled"}, {"lost_chunks": 0}),
+    "another client": ({"engine_extra_requests": 1}, {"reconciled"}, {}),
+    "busy afterwards": ({"still_running": 1}, {"reconciled"}, {}),
+    "slow client": ({"client_delay_s": 0.012}, {"reconciled"}, {"client_delay_s": 0.007}),
+    "client before engine": ({"client_delay_s": -0.004}, {"reconciled"}, {}),
+}
+
+
+@pytest.mark.parametrize("name", FLAWS)
+def test_each_flaw_fails_its_gate_and_only_that(name: str) -> None:
+    flaw, gates, _ = FLAWS[name]
+    evidence = simulate(name, **flaw)
+    assert failed(evidence) == gates
+    assert verdict(judge_window(evidence)) == "void"
+
+
+@pytest.mark.parametrize("name", FLAWS)
+def test_a_flaw_just_inside_the_limit_fails_nothing(name: str) -> None:
+    evidence = simulate(name, **FLAWS[name][2])
+    assert failed(evidence) == set()
+    assert verdict(judge_window(evidence)) == "valid"
+
+
+def test_every_window_gate_has_a_planted_flaw() -> None:
+    seen = set[str]().union(*(gates for _, gates, _ in FLAWS.values()))
+    assert seen | {"treatment_in_force"} == set(GATES)
+    assert len(WINDOW_GATES) == len(GATES)
+
+
+# level_reached
+
+
+def flat(evidence: WindowEvidence, held: float) -> WindowEvidence:
+    samples = evidence.samples.assign(running=held, waiting=0.0)
+    return replace(evidence, samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("held", "expected"), [(94, "fail"), (95, "pass"), (105, "pass"), (106, "fail")]
+)
+def test_the_limit_of_the_level_lies_at_5_percent(held: float, expected: str) -> None:
+    evidence = simulate("limit", level=100, rounds=12)
+    assert of_level(flat(evidence, held)).verdict == expected
+
+
+def test_waiting_requests_are_in_the_engine_too() -> None:
+    evidence = simulate("queue", level=100, rounds=12)
+    queue = evidence.samples.assign(running=60.0, waiting=40.0)
+    judgement = of_level(replace(evidence, samples=queue))
+    assert judgement.verdict == "pass"
+    assert "60 of them running" in judgement.text
+
+
+def test_a_mean_that_sampling_error_explains_is_not_a_fail() -> None:
+    """At level 1 the gauge is 0 or 1: a true 0.95 is often seen below it."""
+    evidence = simulate("level one", level=1, rounds=120)
+    rng = np.random.default_rng(sum(map(ord, "gauge")))
+    verdicts = []
+    for _ in range(300):
+        running = (rng.random(len(evidence.samples)) < 0.95).astype(float)
+        samples = evidence.samples.assign(running=running).iloc[:150]
+        verdicts.append(of_level(replace(evidence, samples=samples)).verdict)
+    assert verdicts.count("fail") / 300 < 0.06
+    assert verdicts.count("cannot judge") > 50
+    assert verdicts.count("pass") > 50
+
+
+def test_an_engine_idle_a_fifth_of_the_time_is_not_at_level_one() -> None:
+    evidence = simulate("idle", level=1, rounds=120, turnaround_s=0.09)
+    judgement = of_level(evidence)
+    assert judgement.verdict == "fail"
+    assert "standard error" in judgement.text
+
+
+@pytest.mark.parametrize(("level", "needed"), [(1, 59), (2, 30), (8, 10), (500, 10)])
+def test_few_samples_cannot_judge(level: int, needed: int) -> None:
+    evidence = simulate("few samples", level=level, rounds=20, sample_every_s=0.01)
+    assert evidence.steady is not None
+    inside = evidence.samples[evidence.steady.holds(evidence.samples["time_s"].to_numpy())]
+    assert len(inside) > needed
+    for count, expected in ((needed - 1, "cannot judge"), (needed, "pass")):
+        samples = inside.iloc[:count].assign(running=float(level))
+        assert of_level(replace(evidence, samples=samples)).verdict == expected
+
+
+def test_gauges_that_read_too_low_are_overruled_by_the_engines_own_clock() -> None:
+    """A gauge that is refreshed once a step does not know a request in its first step."""
+    evidence = simulate("stale gauges", level=100, rounds=12)
+    judgement = said(flat(evidence, 92))["level_reached"]
+    assert judgement.verdict == "pass"
+    assert float(judgement.observed) == pytest.approx(100, rel=0.05)
+
+
+def test_a_queue_before_the_engine_is_seen_by_its_clock_alone() -> None:
+    evidence = simulate("queue before it", level=100, rounds=12, engine_cap=80)
+    held = held_by_durations(evidence.requests, 100, evidence.before, evidence.after)
+    assert held == pytest.approx(80, rel=0.03)
+    no_samples = replace(evidence, samples=evidence.samples.iloc[:0])
+    assert said(no_samples)["level_reached"].verdict == "fail"
+
+
+def test_idle_slots_are_seen_by_the_engines_clock() -> None:
+    evidence = simulate("idle slots", level=4, rounds=30, turnaround_s=0.09)
+    held = held_by_durations(evidence.requests, 4, evidence.before, evidence.after)
+    assert held == pytest.approx(4 * 0.36 / 0.45, rel=0.03)
+
+
+def test_somebody_elses_requests_leave_the_clock_unusable() -> None:
+    evidence = simulate("tenant", level=4, rounds=30, engine_extra_requests=7)
+    assert np.isnan(held_by_durations(evidence.requests, 4, evidence.before, evidence.after))
+
+
+def test_missing_gauges_cannot_judge() -> None:
+    evidence = simulate("no gauges")
+    samples = evidence.samples.assign(waiting=np.nan)
+    assert of_level(replace(evidence, samples=samples)).verdict == "cannot judge"
+
+
+# steady_part
+
+
+def test_a_noisy_window_can_neither_show_nor_exclude_drift() -> None:
+    evidence = simulate("noisy", level=1, rounds=8, noise=0.15)
+    judgement = steady_part_found(evidence.chunks, evidence.steady)
+    assert judgement.verdict == "cannot judge"
+    assert "longer window" in judgement.text
+
+
+def test_drift_is_rarely_shown_where_there_is_none() -> None:
+    verdicts = [
+        said(simulate("a" * i, level=2, rounds=10, noise=0.05))["steady_part"].verdict
+        for i in range(60)
+    ]
+    assert verdicts.count("fail") <= 2
+
+
+# lengths_delivered
+
+
+def test_the_text_names_the_first_request_of_another_length() -> None:
+    requests = simulate("lengths").requests
+    requests.loc[17, "output_tokens"] = 12
+    judgement = lengths_delivered(requests, 128, 32)
+    assert judgement.verdict == "fail"
+    assert "1 of 320" in judgement.text
+    assert "request 17 had 128 in, 12 out" in judgement.text
+
+
+def test_other_prompts_than_asked_fail() -> None:
+    requests = simulate("prompts").requests
+    assert lengths_delivered(requests, 129, 32).verdict == "fail"
+    assert lengths_delivered(requests, 128, 32).verdict == "pass"
+
+
+def test_unreported_usage_cannot_be_judged_but_hides_no_wrong_length() -> None:
+    requests = simulate("usage").requests
+    requests.loc[3, "output_tokens"] = np.nan
+    assert lengths_delivered(requests, 128, 32).verdict == "cannot judge"
+    requests.loc[4, "output_tokens"] = 31
+    assert lengths_delivered(requests, 128, 32).verdict == "fail"
+
+
+def test_lengths_of_failed_requests_are_not_asked_for() -> None:
+    requests = simulate("failed lengths").requests
+    requests.loc[3, "output_tokens"] = 7
+    assert lengths_delivered(requests, 128, 32).verdict == "fail"
+    requests.loc[3, "error"] = "reset"
+    assert lengths_delivered(requests, 128, 32).verdict == "pass"
+
+
+# treatment_in_force
+
+
+def test_a_switch_that_did_not_switch_fails() -> None:
+    judgement = treatment_in_force({"block_size": "1"}, {"block_size": "16"})
+    assert judgement.verdict == "fail"
+    assert "block_size=1 asked, 16 in force" in judgement.text
+    evidence = replace(simulate("switch"), in_force={**IN_FORCE, "block_size": "16"})
+    assert failed(evidence) == {"treatment_in_force"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "in_force", "expected"),
+    [
+        ({"a": "1"}, {"a": "1", "b": "2"}, "pass"),
+        ({"a": "1"}, {}, "cannot judge"),
+        ({"a": "1"}, {"a": None}, "cannot judge"),
+        ({"a": "1", "b": "2"}, {"b": "3"}, "fail"),
+        ({}, {}, "pass"),
+    ],
+)
+def test_treatment(asked: dict[str, str], in_force: dict[str, str | None], expected: str) -> None:
+    assert treatment_in_force(asked, in_force).verdict == expected
+
+
+# errors
+
+
+@pytest.mark.parametrize(("count", "expected"), [(0, "pass"), (10, "pass"), (11, "fail")])
+def test_one_percent_may_fail(count: int, expected: str) -> None:
+    requests = simulate("one percent", level=10, rounds=100, output_tokens=2).requests
+    requests.loc[: count - 1, "error"] = "reset"
+    assert errors(requests).verdict == expected
+
+
+def test_errors_are_named_by_kind_even_the_silent_ones() -> None:
+    requests = simulate("kinds").requests
+    requests.loc[:4, "error"] = "reset"
+    requests.loc[5:7, "last_s"] = np.nan
+    assert errors(requests).text.endswith(
+        "8 of 320 requests failed (2.50%): reset 5, no last token 3."
+    )
+
+
+def test_no_request_cannot_be_judged() -> None:
+    assert errors(simulate("none").requests.iloc[:0]).verdict == "cannot judge"
+
+
+# reconciled
+
+
+def of_account(evidence: WindowEvidence) -> Judgement:
+    return said(evidence)["reconciled"]
+
+
+def with_after(evidence: WindowEvidence, **changes: float) -> WindowEvidence:
+    after = {key: evidence.after[key] + changes.get(key, 0.0) for key in evidence.after}
+    return replace(evidence, after=after)
+
+
+@pytest.mark.parametrize("key", ["requests_finished", "output_tokens", "input_tokens"])
+@pytest.mark.parametrize("change", [-1.0, 1.0])
+def test_without_failures_the_accounts_are_exact(key: str, change: float) -> None:
+    evidence = simulate("exact")
+    assert of_account(evidence).verdict == "pass"
+    assert of_account(with_after(evidence, **{key: change})).verdict == "fail"
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [(-1, "fail"), (96, "pass"), (97, "fail")])
+def test_with_failures_the_engine_may_have_done_their_work(tokens: float, expected: str) -> None:
+    evidence = simulate("bounded", failed_share=3 / 320)
+    assert (evidence.requests["error"] != "").sum() == 3
+    assert of_account(with_after(evidence, output_tokens=tokens)).verdict == expected
+
+
+@pytest.mark.parametrize("key", ["running", "output_tokens", "requests_finished", "ttft_sum_s"])
+def test_a_missing_counter_cannot_be_judged(key: str) -> None:
+    evidence = simulate("missing counter")
+    after = {name: value for name, value in evidence.after.items() if name != key}
+    assert of_account(replace(evidence, after=after)).verdict == "cannot judge"
+
+
+def test_a_busy_engine_before_the_load_fails() -> None:
+    evidence = simulate("busy before")
+    assert (
+        of_account(replace(evidence, before={**evidence.before, "waiting": 1.0})).verdict == "fail"
+    )
+
+
+def test_first_tokens_must_be_as_many_as_the_engine_gave() -> None:
+    evidence = simulate("first tokens")
+    assert of_account(with_after(evidence, ttft_count=1)).verdict == "fail"
+    failing = simulate("first tokens", failed_share=3 / 320)
+    assert of_account(with_after(failing, ttft_count=1)).verdict == "cannot judge"
+
+
+@pytest.mark.parametrize(("later_s", "expected"), [(0.04, "pass"), (0.06, "fail")])
+def test_the_allowance_of_ttft_grows_with_it(later_s: float, expected: str) -> None:
+    """At a TTFT of 500 ms a tenth of it counts, not 10 ms."""
+    evidence = simulate("allowance", ttft_s=0.5, client_delay_s=later_s)
+    assert of_account(evidence).verdict == expected
+
+
+def test_a_wrong_account_is_told_with_both_sides() -> None:
+    evidence = with_after(simulate("told"), output_tokens=32)
+    assert of_account(evidence).text == (
+        "Client against engine: output tokens 10,240 against 10,272."
+    )
+
+
+# the verdict
+
+
+def planted(scope: str, outcome: str) -> Judgement:
+    return Judgement("planted", scope, outcome, 0.0, 0.0, "")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("scope", "outcome", "expected"),
+    [
+        ("window", "fail", "void"),
+        ("window", "cannot judge", "valid"),
+        ("metric", "fail", "valid"),
+        ("claim", "fail", "valid"),
+    ],
+)
+def test_only_a_failed_window_gate_voids(scope: str, outcome: str, expected: str) -> None:
+    assert verdict([planted("window", "pass"), planted(scope, outcome)]) == expected
+
+
+EMPTY: dict[str, Callable[[WindowEvidence], WindowEvidence]] = {
+    "no requests": lambda e: replace(e, requests=e.requests.iloc[:0], chunks=e.chunks.iloc[:0]),
+    "no chunks": lambda e: replace(e, chunks=e.chunks.iloc[:0]),
+    "no samples": lambda e: replace(
+        e, samples=e.samples.iloc[:0], before={**e.before, "e2e_count": np.nan}
+    ),
+    "no counters": lambda e: replace(e, before={}, after={}),
+    "nothing sent": lambda e: replace(
+        e, requests=e.requests.assign(sent_s=np.nan, last_s=np.nan, ended_s=np.nan, error="refused")
+    ),
+    "one request": lambda e: replace(e, requests=e.requests.iloc[:1]),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_whatever_is_missing_every_gate_still_speaks(name: str) -> None:
+    judgements = judge_window(EMPTY[name](simulate(name)))
+    assert [judgement.gate for judgement in judgements] == list(GATES)
+    assert {"fail", "cannot judge"} & {judgement.verdict for judgement in judgements}
+    assert all(judgement.text.endswith(".") for judgement in judgements)
+
+
+def test_evidence_is_not_changed_by_judging() -> None:
+    evidence = simulate("untouched")
+    requests, samples = evidence.requests.copy(), evidence.samples.copy()
+    judge_window(evidence)
+    pd.testing.assert_frame_equal(evidence.requests, requests)
+    pd.testing.assert_frame_equal(evidence.samples, samples)
