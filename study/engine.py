@@ -166,12 +166,12 @@ def reason(log: str) -> Reason:
         return Reason((found or lines or ["it said nothing"])[-1], refused=False)
     cause = causes[0]
     kind = cause.partition(":")[0].rpartition(".")[2]
-    return Reason(_with_detail(cause, log), refused=kind in REFUSALS)
+    return Reason(_with_detail(cause, log), refused=kind.endswith(REFUSALS))
 
 
 def _with_detail(cause: str, log: str) -> str:
-    """A pydantic error has its sentence on the lines after the exception's name."""
-    if "validation error" not in cause:
+    """Validation errors have their sentence on the lines after the exception's name."""
+    if "alidation error" not in cause:
         return cause
     after = log[log.index(cause) + len(cause) :].splitlines()[1:3]
     return " ".join([cause, *(line.partition("] ")[2] or line.strip() for line in after)])

@@ -139,7 +139,7 @@ class Experiment(BaseModel):
             if name not in cls.model_fields:
                 raise unknown_name(f"a parameter of {cls.notebook}", name, cls.model_fields)
         try:
-            return cls(**parameters)
+            return cls.model_validate(dict(parameters))
         except ValidationError as error:
             problems = "\n  ".join(_problem(dict(item)) for item in error.errors())
             raise StudyError(f"{cls.notebook} cannot run with:\n  {problems}") from error
@@ -200,19 +200,19 @@ class Architecture(Experiment):
         default=("gqa-dense", "gqa-moe", "mla-dense", "mla-moe"),
         description="names of files in study/models",
     )
-    depths: Levels = Field(default=(4,), description="layers; further depths give the slope")
-    levels: Levels = Field(default=(1, 4, 16), description="requests in flight, at the first depth")
-    slope_levels: Levels = Field(default=(1, 16), description="the same, at further depths")
+    depths: Levels = Field(default=(2,), description="layers; further depths give the slope")
+    levels: Levels = Field(default=(1, 4), description="requests in flight, at the first depth")
+    slope_levels: Levels = Field(default=(1, 4), description="the same, at further depths")
     workloads: Workloads = Field(
-        default=("short:128/64", "long:1024/64"),  # type: ignore[arg-type]
+        default=("short:128/64", "long:1024/64"),
         validate_default=True,
         description="name:input/output tokens",
     )
     max_num_seqs: int = Field(default=64, ge=1, le=4096, description="the engine's own limit")
     kv_cache_gib: int = Field(default=2, ge=1, le=1024, description="cache size (CPU engine)")
-    steady_s: float = Field(default=3.0, gt=0, le=3600, description="shortest steady part")
+    steady_s: float = Field(default=2.5, gt=0, le=3600, description="shortest steady part")
     steady_latencies: float = Field(default=6.0, ge=5, le=100, description="the same, in latencies")
-    limit_s: float = Field(default=120.0, gt=0, le=7200, description="longest window")
+    limit_s: float = Field(default=300.0, gt=0, le=7200, description="longest window")
 
     def arms(self) -> tuple[Arm, ...]:
         """One arm per model and depth; only the first depth sees every level."""

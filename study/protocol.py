@@ -15,7 +15,17 @@ VERSION = 1
 DIGEST = ""
 
 # The modules between an arm and its raw data.
-MEASURING = ("client", "drive", "engine", "models", "run", "server", "wire")
+MEASURING = (
+    "client",
+    "connection",
+    "drive",
+    "engine",
+    "models",
+    "prompts",
+    "run",
+    "server",
+    "wire",
+)
 
 
 def digest() -> str:

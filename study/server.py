@@ -117,7 +117,9 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **self.command.environment, "VLLM_API_KEY": self.api_key},
-                start_new_session=True,
+                # A group of its own, to be stopped whole, but not a session: sessions are scheduled
+                # as one (autogroup), and the client's was seen to wait 100 ms for the server's.
+                process_group=0,
             )
 
     def _wait_until_ready(self, started: float) -> None:

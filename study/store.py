@@ -2,7 +2,7 @@
 
     data/raw/<launch>/record.json                   first of all, with status `started`
     data/raw/<launch>/server.log                    from the engine's first byte
-    data/raw/<launch>/windows/<nn>-<name>/          load/ and warm/ (requests, chunks), samples,
+    data/raw/<launch>/windows/<nn>-<name>/          load/ and warm/<n>/ (requests, chunks), samples,
                                                     and last window.json
 
 A second attempt at a launch gets a folder of its own, `<launch>.2`: nothing is overwritten.
@@ -121,7 +121,7 @@ class Store:
         """The try that counts: the last that ended, measured before failed; else None."""
         ended = [one for one in self._of(launch) if one.outcome is not None]
         whole = [one for one in ended if one.outcome != "failed"]
-        return (whole or ended or [None])[-1]
+        return next(reversed(whole or ended), None)
 
     def is_done(self, launch: str) -> bool:
         """Whether this launch needs no further try."""

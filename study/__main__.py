@@ -1,0 +1,107 @@
+"""The study from the shell: `python -m study --help`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from study.errors import StudyError
+
+GO_ON = "What was measured is kept; run the same command to go on."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 something the user can mend, 2 a wrong call, 130 interrupted."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except StudyError as error:
+        print(f"study: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nstudy: stopped, and its servers with it. {GO_ON}", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    from study import load
+
+    parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    for name, command, text in (
+        ("reproduce", _reproduce, "run the whole study and write the report"),
+        ("plan", _plan, "say what `reproduce` would measure, and how long that takes"),
+        ("report", _report, "compile the report from what is on disk"),
+    ):
+        one = commands.add_parser(name, help=text, description=text)
+        one.add_argument("--profile", default="auto", help="auto, smoke, cpu, gpu")
+        one.set_defaults(command=command)
+
+    run = commands.add_parser("run", help="run one notebook with parameters of your own")
+    run.add_argument("notebook", help="its name, as in 20_architecture")
+    run.add_argument("parameter", nargs="*", help="name=value, as in levels=[1,16]")
+    run.set_defaults(command=_run)
+
+    doctor = commands.add_parser("doctor", help="say what this machine and this engine are")
+    doctor.set_defaults(command=_doctor)
+
+    loads = commands.add_parser("load", help="drive any OpenAI-compatible server, save the detail")
+    load.add_arguments(loads)
+    loads.set_defaults(command=load.main)
+    return parser
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from study.reproduce import reproduce
+
+    reproduce(options.profile)
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from study import profiles
+    from study.reproduce import describe
+    from study.store import Store
+
+    print(describe(profiles.load(profiles.chosen(options.profile)), Store()))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from study.reproduce import report
+
+    print(f"the report: {report(options.profile)}")
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    from study import notebooks
+
+    executed = notebooks.execute(options.notebook, notebooks.parse(options.parameter))
+    print(f"the executed notebook: {executed}")
+    return 0
+
+
+def _doctor(_options: argparse.Namespace) -> int:
+    from study import platform
+
+    machine, engine = platform.machine(), platform.engine()
+    rows = {
+        "engine": f"{engine.package} {engine.version} for {engine.kind}",
+        "GPUs": ", ".join(machine.gpus) or "none",
+        "CPU": f"{machine.cpu}, {machine.cores} cores",
+        "memory": f"{machine.memory_gib} GiB",
+        "system": machine.system,
+        "client on": f"core {', '.join(map(str, platform.client_cpus()))}",
+        **platform.packages(),
+    }
+    width = max(map(len, rows))
+    print("\n".join(f"{name:<{width}}  {value}" for name, value in rows.items()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

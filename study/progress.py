@@ -1,0 +1,63 @@
+"""What is running now, how much is done, how long it will still take: a line a step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable
+from typing import TextIO
+
+from study.plan import Cost, Launch, cost, duration, expected_window_s
+
+
+class Progress:
+    """Says each step on a line of its own, so that a terminal, a log and a notebook read alike.
+
+    The time left is the plan's estimate, corrected by how this run has compared with it so far.
+    """
+
+    def __init__(self, missing: Iterable[Launch], out: TextIO | None = None) -> None:
+        self.plan: Cost = cost(missing)
+        self._out = out or sys.stdout
+        self._began = time.monotonic()
+        self._windows_done = 0
+        self._expected_done_s = 0.0
+        self._prefix = ""
+
+    def launch(self, launch: Launch, number: int, of_blocks: int) -> None:
+        """A server of this launch is being started."""
+        self._prefix = (
+            f"{launch.experiment} · launch {number}/{self.plan.launches} · "
+            f"block {launch.block + 1}/{of_blocks} · {launch.arm.name}"
+        )
+        self.say("starting the server")
+
+    def window(self, launch: Launch, index: int) -> None:
+        """A window of the launch begins."""
+        window = launch.arm.windows[index]
+        self.say(
+            f"{window.workload} · level {window.level} · "
+            f"{self._windows_done}/{self.plan.windows} windows done, {self._left()}"
+        )
+
+    def window_done(self, launch: Launch, index: int) -> None:
+        """A window of the launch is on disk."""
+        self._windows_done += 1
+        self._expected_done_s += expected_window_s(launch.arm, launch.arm.windows[index])
+
+    def launch_done(self, launch: Launch, outcome: str, reason: str) -> None:
+        """The launch has come to its end; what it left undone will not be done."""
+        windows = sum(expected_window_s(launch.arm, window) for window in launch.arm.windows)
+        self._expected_done_s += launch.expected_s - windows
+        self.say(outcome + (f": {reason}" if reason else ""))
+
+    def say(self, text: str) -> None:
+        """One line about the present step."""
+        print(f"{self._prefix} · {text}", file=self._out, flush=True)
+
+    def _left(self) -> str:
+        gone = time.monotonic() - self._began
+        left = max(self.plan.seconds - self._expected_done_s, 0.0)
+        if self._expected_done_s > 60:
+            left *= gone / self._expected_done_s
+        return f"{duration(gone)} gone, about {duration(left)} left"

