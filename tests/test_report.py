@@ -1,0 +1,214 @@
+"""The report's text and its page."""
+
+from __future__ import annotations
+
+import ast
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import orjson
+import pandas as pd
+import pytest
+import stub
+
+from study import figures, paths, report, sentences, style
+from study.errors import StudyError
+from study.frames import Frames
+from study.sentences import Values
+
+ASKED = stub.experiment(depths=[4, 8])
+EMPTY = Frames(pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
+FOUND = {
+    "whole": stub.frames(ASKED),
+    "void": stub.frames(ASKED, void=[("mla-moe-4", "long", 16, block) for block in range(3)]),
+    "rejected": stub.frames(ASKED, rejected={"mla-dense-4": "NotImplementedError: MLA on v1 `no`"}),
+    "nothing": stub.frames(ASKED, not_measured=[arm.name for arm in ASKED.arms()]),
+    "no launch": EMPTY,
+}
+
+
+def _study(found: Frames) -> report.Study:
+    part = report.Part("20_architecture", ASKED, stub.launches(ASKED), found, (), None)
+    return report.Study("smoke", "A stub.", (part,))
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(style, "PNG_DPI", 40)  # quick
+    for name in ("FIGURES", "DERIVED", "REPORT"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
+    return tmp_path
+
+
+# --- sentences ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_every_number_of_the_text_is_in_the_values(case: str) -> None:
+    study = _study(FOUND[case])
+    sections = [*report.summary(study), *report.rerun(study)]
+    text = "\n".join(shown.text for shown in sections if isinstance(shown, report.Text))
+    text += sentences.refusals("architecture", FOUND[case], study.values)
+    assert len(text) > 200
+    known = sorted((str(entry["text"]) for entry in study.values.known.values()), key=len)
+    for number in reversed(known):
+        text = text.replace(number, "")
+    assert re.findall(r"\d[\d.,]*", text) == []
+
+
+def test_no_digit_is_typed_in_a_sentence() -> None:
+    tree = ast.parse(Path(sentences.__file__).read_text())
+    docstrings = {
+        ast.get_docstring(node, clean=False)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+    }
+    formats = {  # how to write a number is no number
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FormattedValue) and node.format_spec
+        for part in ast.walk(node.format_spec)
+    }
+    typed = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and node.value not in docstrings
+        and id(node) not in formats
+        and re.search(r"\d", re.sub(r"[a-z]\w*", "", node.value))  # tpot_p50_s is a name
+    ]
+    assert typed == []
+
+
+def test_a_key_means_one_number() -> None:
+    values = Values()
+    assert values.count("windows", 3) == values.count("windows", 3) == "3"
+    with pytest.raises(StudyError, match="windows must be one number"):
+        values.count("windows", 4)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "n", "said"),
+    [
+        (0.5, 0.9, 3, "lower, by this interval"),
+        (1.1, 1.9, 3, "higher, by this interval"),
+        (0.9, 1.1, 3, "no difference is shown"),
+        (float("nan"), float("nan"), 1, "no difference is shown"),
+        (float("nan"), float("nan"), 0, "nothing to compare"),
+    ],
+)
+def test_a_ratio_says_no_more_than_its_interval(low: float, high: float, n: int, said: str) -> None:
+    row = next(pd.DataFrame([{"point": 0.8, "low": low, "high": high, "n": n}]).itertuples())
+    assert said in sentences.verdict(row)
+
+
+def test_the_headline_reads_the_void_out_of_the_account() -> None:
+    study = _study(FOUND["void"])
+    report.summary(study)
+    known = study.values.known
+    windows = len(ASKED.arms()) // 2 * 3 * 2 * (3 + 2)
+    assert known["architecture.windows.asked"]["value"] == windows
+    assert known["architecture.windows.valid"]["value"] == windows - 3
+    assert known["architecture.windows.void"]["value"] == 3
+    assert "architecture.lead.short.mla_over_gqa" in known
+    assert "architecture.lead.long.mla_over_gqa" not in known  # void: nothing to lead with
+
+
+def test_refusals_are_in_the_engines_own_words() -> None:
+    text = sentences.refusals("architecture", FOUND["rejected"], Values())
+    assert "`mla-dense-4`: rejected: `NotImplementedError: MLA on v1 'no'`" in text
+    assert sentences.refusals("architecture", FOUND["whole"], Values()) == "Every arm was measured."
+
+
+# --- sections -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_every_section_can_be_shown_whatever_was_measured(case: str, scratch: Path) -> None:
+    study = _study(FOUND[case])
+    for section in (
+        report.summary, report.setting, report.a_window, report.measured, report.results,
+        report.confounds, report.void_windows, report.appendix, report.rerun,
+    ):  # fmt: skip
+        shown = section(study)
+        assert shown
+        for one in shown:
+            text = one._repr_markdown_() if isinstance(one, report.Text) else one._repr_html_()
+            assert text.strip()
+    report.write_values(study)
+    written = orjson.loads((scratch / "report" / "values.json").read_bytes())
+    assert set(written["values"]) == set(study.values.known)
+    assert "20_architecture-results.csv" in report.written("20_architecture").text
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+class _Page(HTMLParser):
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.sources: list[str] = []
+        self.tags: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.tags.append(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if "href" in found else []
+        self.sources += [found["src"]] if "src" in found else []
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small executed notebook with all that a report has, rendered."""
+    drawn = figures.throughput(FOUND["whole"])
+    new: Any = nbformat.v4
+    cells = [
+        new.new_markdown_cell("# A *title* & more\n\n## First"),
+        new.new_code_cell(
+            "secret_code()",
+            execution_count=1,
+            outputs=[
+                new.new_output("display_data", {"text/markdown": "### Inner\n\n> **lead**"}),
+                new.new_output("display_data", {"text/html": drawn._repr_html_()}),
+                new.new_output("stream", name="stdout", text="progress 1 < 2\n"),
+            ],
+        ),
+        new.new_markdown_cell("## First\n\nTwice the same name; costs $5 and $title."),
+    ]
+    folder = tmp_path_factory.mktemp("page")
+    executed = folder / "executed.ipynb"
+    executed.write_text(new.writes(new.new_notebook(cells=cells)))
+    html = report.render(executed, folder / "out" / "report.html")
+    assert html == folder / "out" / "report.html"
+    return html.read_text()
+
+
+def test_the_page_needs_nothing_but_itself(page: str) -> None:
+    parsed = _Page(page)
+    assert all(link.startswith("#") for link in parsed.links)
+    assert parsed.sources and all(source.startswith("data:") for source in parsed.sources)
+    assert not {"script", "link", "iframe"} & set(parsed.tags)
+    assert "@import" not in page and "url(" not in page
+
+
+def test_the_contents_lead_to_every_heading(page: str) -> None:
+    parsed = _Page(page)
+    headings = {link.removeprefix("#") for link in parsed.links}
+    assert headings == {"first", "inner", "first-2"}
+    assert headings <= set(parsed.ids) and len(parsed.ids) == len(set(parsed.ids))
+
+
+def test_the_page_shows_results_and_no_code(page: str) -> None:
+    assert "<title>A title &amp; more</title>" in page
+    assert "secret_code" not in page
+    assert "<strong>lead</strong>" in page and "<figcaption>" in page
+    assert "progress 1 &lt; 2" in page and "costs $5 and $title." in page
