@@ -51,7 +51,10 @@ def find() -> str:
     """The engine that suits this machine."""
     if has_vllm():
         return "system"
-    if shutil.which("nvidia-smi") and subprocess.run(["nvidia-smi", "-L"], check=False).returncode == 0:
+    if (
+        shutil.which("nvidia-smi")
+        and subprocess.run(["nvidia-smi", "-L"], check=False).returncode == 0
+    ):
         return "cuda"
     if Path("/dev/kfd").exists():
         return "rocm"
@@ -74,7 +77,7 @@ def install(python: Path, engine: str, torch_index: str) -> None:
 
 def pip(python: Path, *arguments: str, check: bool = True) -> bool:
     """Run pip install quietly; whether it succeeded."""
-    command = [str(python), "-m", "pip", "install", "--quiet", *arguments]
+    command = [str(python), "-m", "pip", "install", "-qq", *arguments]
     quiet = {} if check else {"stderr": subprocess.DEVNULL}
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     status = subprocess.run(command, check=False, env=environment, **quiet).returncode  # type: ignore[call-overload]

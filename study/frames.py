@@ -106,10 +106,15 @@ def _window_rows(
         "output_tokens": workload["output_tokens"],
         "level": content["plan"]["level"],
     }
+    verdict = validity.verdict(judgements)
+    reasons = [one.text for one in judgements if (one.scope, one.verdict) == ("window", "fail")]
+    if attempt.outcome == "failed":
+        verdict = "void"
+        reasons.append("Its launch failed later, so it is kept but not counted.")
     row = {
         **keys,
-        "verdict": validity.verdict(judgements),
-        "reasons": "; ".join(one.text for one in judgements if one.verdict == "fail"),
+        "verdict": verdict,
+        "reasons": "; ".join(reasons),
         "load_s": content["load_s"],
         "warm_s": content["warm_s"],
         "wall_s": content["wall_s"],

@@ -63,7 +63,7 @@ def test_text_from_plain_papermill_is_read_as_the_list_it_means() -> None:
 def test_a_notebook_with_an_unknown_parameter_is_refused() -> None:
     """Papermill injects a name that nobody reads, and only warns."""
     cells = ["import study", "launches = 3\nlevels = [1]", "lanches = 5", "Architecture.from_..."]
-    with pytest.raises(StudyError, match="'lanches'. Did you mean 'launches'"):
+    with pytest.raises(StudyError, match=r"'lanches'\. Did you mean 'launches'"):
         Architecture.from_notebook({"In": cells, "launches": 3, "levels": [1], "lanches": 5})
 
 
@@ -97,7 +97,7 @@ def test_every_profile_is_made_of_valid_experiments(name: str) -> None:
 
 
 def test_an_unknown_profile_lists_the_known_ones() -> None:
-    with pytest.raises(StudyError, match="one of auto, cpu, gpu, smoke; it was 'smok'. Did you"):
+    with pytest.raises(StudyError, match=r"one of auto, cpu, gpu, smoke; it was 'smok'\. Did you"):
         profiles.load("smok")
 
 

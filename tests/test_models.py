@@ -31,17 +31,17 @@ def test_the_families_differ_only_in_what_is_compared(size: str) -> None:
 
 def test_parameters_of_a_layer_worked_by_hand() -> None:
     gqa, mla = models.load("gqa-dense"), models.load("mla-moe")
-    # query and output 256 x 1024, key and value 256 x 512
+    # query and output 256 x 1024 (8 heads of 128), key and value 256 x 512 (4 heads)
     assert theory.attention_parameters(gqa) == 2 * 256 * 1024 + 2 * 256 * 512
-    # query 256 x 16 x 96; down 256 x 576; up 512 x 16 x 64; output 512 x 256
-    assert theory.attention_parameters(mla) == 393_216 + 147_456 + 524_288 + 131_072
+    # query 256 x 8 x 96; down 256 x 576; up 512 x 8 x 64; output 256 x 256
+    assert theory.attention_parameters(mla) == 196_608 + 147_456 + 262_144 + 65_536
     assert theory.feed_forward_parameters(gqa, active=True) == 3 * 256 * 1280
-    assert theory.feed_forward_parameters(mla, active=True) == 2 * 3 * 256 * 384 + 256 * 8
-    assert theory.feed_forward_parameters(mla, active=False) == 8 * 3 * 256 * 384 + 256 * 8
+    assert theory.feed_forward_parameters(mla, active=True) == 2 * 3 * 256 * 720 + 256 * 8
+    assert theory.feed_forward_parameters(mla, active=False) == 8 * 3 * 256 * 720 + 256 * 8
 
 
 def test_cache_of_a_token_worked_by_hand() -> None:
-    assert theory.kv_bytes_per_token(models.load("gqa-dense")) == 4 * 2 * 8 * 64 * 2
+    assert theory.kv_bytes_per_token(models.load("gqa-dense")) == 4 * 2 * 4 * 128 * 2
     assert theory.kv_bytes_per_token(models.load("mla-dense")) == 4 * 576 * 2
     # 1 GiB over 4 layers x 576 x 2 bytes, as the engine was seen to have it (less a part block)
     assert theory.kv_capacity_tokens(models.load("mla-dense"), 2**30) == 233_016

@@ -22,6 +22,7 @@ import pytest
 
 from study import engine, frames, platform
 from study import plan as planning
+from study.client import Client
 from study.engine import Command
 from study.experiment import Architecture, Arm
 from study.run import run_experiment
@@ -208,15 +209,24 @@ def test_the_order_is_start_warm_load_stop(fake: Path, monkeypatch: pytest.Monke
     order: list[str] = []
     start, stop = Server._start, Server.stop
 
-    class Noting(running.Client):
+    class Noting(Client):
         def run(self, load: Any, into: Path) -> Any:
             order.append("/".join(into.parts[into.parts.index("windows") + 1 :]))
             return super().run(load, into)
 
     monkeypatch.setattr(running, "Client", Noting)
     monkeypatch.setattr(running, "WARM_AGREEMENT", 1.0)
-    monkeypatch.setattr(Server, "_start", lambda self: (order.append("start"), start(self)))
-    monkeypatch.setattr(Server, "stop", lambda self: (order.append("stop"), stop(self)))
+
+    def noted_start(server: Server) -> None:
+        order.append("start")
+        start(server)
+
+    def noted_stop(server: Server) -> None:
+        order.append("stop")
+        stop(server)
+
+    monkeypatch.setattr(Server, "_start", noted_start)
+    monkeypatch.setattr(Server, "stop", noted_stop)
     run()
     assert order == [
         "start",

@@ -102,7 +102,7 @@ def test_a_write_that_breaks_leaves_the_old_content(
 
 def test_a_data_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(StudyError, match="must be a folder that can be written to.*STUDY_ROOT"):
+    with pytest.raises(StudyError, match=r"must be a folder that can be written to.*STUDY_ROOT"):
         Store(tmp_path / "file").prepare()
 
 

@@ -1,0 +1,69 @@
+"""Where the wall time of `make reproduce` goes: starts, warm-ups, windows, stops, all else.
+
+    python benchmarks/where_time_goes.py
+
+Reads what the last run left: the records in data/raw that were made while the executed notebooks
+in build/ ran, and the notebooks' own times. Writes data/derived/benchmark_time.csv.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import datetime
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # so that it runs from anywhere, installed or not
+
+from study import paths  # noqa: E402
+from study.store import Attempt, Store  # noqa: E402
+
+ALL_ELSE_LIMIT = 0.10
+
+
+def main() -> None:
+    """Print the shares and keep them."""
+    executed = [nbformat.read(path, as_version=4) for path in sorted(paths.BUILD.glob("*.ipynb"))]
+    if not executed:
+        sys.exit(
+            "there must be executed notebooks in build/; there are none. Run `make reproduce`."
+        )
+    times = [notebook.metadata.papermill for notebook in executed]
+    began = min(datetime.fromisoformat(one.start_time) for one in times)
+    total_s = sum(float(one.duration) for one in times)
+    attempts = [one for one in Store().attempts() if _since(one, began)]
+    if not attempts:
+        sys.exit("the last run must have measured something; all was on disk already.")
+    parts = pd.DataFrame([_parts(one) for one in attempts]).sum()
+    parts["all else"] = total_s - parts.sum()
+    table = pd.DataFrame({"seconds": parts, "share": parts / total_s}).rename_axis("part")
+    table.to_csv(paths.DERIVED / "benchmark_time.csv")
+    print(f"{len(attempts)} launches, {total_s:.0f} s in notebooks")
+    print(table.to_string(formatters={"seconds": "{:.1f}".format, "share": "{:.1%}".format}))
+    verdict = "within" if table.loc["all else", "share"] <= ALL_ELSE_LIMIT else "above"
+    print(f"all else is {verdict} the limit of {ALL_ELSE_LIMIT:.0%}")
+
+
+def _since(attempt: Attempt, began: datetime) -> bool:
+    record = attempt.record or {}
+    ended = record.get("ended_utc")
+    return ended is not None and datetime.fromisoformat(ended).timestamp() >= began.timestamp()
+
+
+def _parts(attempt: Attempt) -> dict[str, float]:
+    record = attempt.record or {}
+    windows = [json.loads((folder / "window.json").read_text()) for folder in attempt.windows]
+    return {
+        "server starts": record.get("ready_s") or 0.0,
+        "warm-ups": sum(one["warm_s"] for one in windows),
+        "windows": sum(one["load_s"] for one in windows),
+        "server stops": record.get("stop_s") or 0.0,
+    }
+
+
+if __name__ == "__main__":
+    main()

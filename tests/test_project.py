@@ -1,0 +1,109 @@
+"""The project's own promises: locks, names, sizes, and a README that tells the truth."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from study.__main__ import _parser
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted([*ROOT.glob("study/*.py"), *ROOT.glob("benchmarks/*.py")])
+ENTRY = re.compile(r"(?m)^([\w.-]+)==([^ ;\\\n]+)(.*(?:\n    --hash=.*)*)")
+
+
+def versions(lock: str) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for name, version, _ in ENTRY.findall((ROOT / "requirements" / lock).read_text()):
+        found.setdefault(name.lower(), set()).add(version)
+    return found
+
+
+@pytest.mark.parametrize("lock", ["cpu.txt", "cuda.txt"])
+def test_every_entry_of_a_lock_is_exact_and_hashed(lock: str) -> None:
+    text = (ROOT / "requirements" / lock).read_text()
+    entries = ENTRY.findall(text)
+    assert len(entries) > 50
+    assert all("--hash=sha256:" in rest for _, _, rest in entries)
+    named = [line for line in text.splitlines() if line and line[0].isalnum()]
+    assert [line for line in named if "==" not in line] == []
+
+
+def test_the_cpu_lock_leaves_out_what_breaks_a_cpu_torch() -> None:
+    broken = {"torch", "torchvision", "torchaudio", "torchcodec", "triton"}
+    assert not broken & set(versions("cpu.txt"))
+    assert (ROOT / "requirements/torch-cpu.txt").read_text().strip() == "torch==2.13.0+cpu"
+
+
+def test_every_direct_need_is_in_the_lock() -> None:
+    lines = (ROOT / "requirements/study.in").read_text().splitlines()
+    wanted = {line.lower() for line in lines if line and not line.startswith("#")}
+    assert wanted <= set(versions("cpu.txt"))
+
+
+def test_conda_users_get_the_versions_of_the_locks() -> None:
+    content = yaml.safe_load((ROOT / "environment.yml").read_text())
+    pinned = dict(line.split("==") for line in content["dependencies"][-1]["pip"])
+    assert f"vllm=={pinned.pop('vllm')}" in (ROOT / "requirements/cuda.in").read_text()
+    lock = versions("cuda.txt")
+    assert pinned
+    assert {name: version for name, version in pinned.items() if version not in lock[name]} == {}
+    cpu = yaml.safe_load((ROOT / "environment-cpu.yml").read_text())
+    assert "python=3.11" in cpu["dependencies"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_modules_and_functions_stay_small(path: Path) -> None:
+    source = path.read_text()
+    assert source.count("\n") <= 400
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno <= 50, node.name
+
+
+def tracked() -> list[Path]:
+    answer = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return [ROOT / line for line in answer.stdout.splitlines() if (ROOT / line).is_file()]
+
+
+def test_a_clone_stands_alone() -> None:
+    """Nothing reaches outside the clone, and no path of one machine is written anywhere."""
+    pattern = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/[A-Za-z.]|\.\./shared")
+    found = [
+        f"{path.relative_to(ROOT)}: {match.group()}"
+        for path in tracked()
+        if path.suffix in {".py", ".md", ".yaml", ".yml", ".toml", ".ipynb", ".txt", ""}
+        and path != Path(__file__)
+        for match in pattern.finditer(path.read_text(errors="replace"))
+    ]
+    assert found == []
+
+
+def test_what_the_readme_says_to_type_exists() -> None:
+    readme, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
+    targets = set(re.findall(r"(?m)^([a-z]+):.*## ", makefile))
+    typed = set(re.findall(r"`?make ([a-z]+)", readme))
+    assert {"reproduce", "test", "run"} <= typed <= targets
+    commands = set(re.findall(r"python -m study ([a-z]+)", readme))
+    assert commands <= set(_parser()._subparsers._group_actions[0].choices)  # type: ignore[union-attr,arg-type]
+    files = set(re.findall(r"\]\(([\w./-]+)\)", readme))
+    assert files
+    assert [name for name in files if not (ROOT / name).exists()] == []
+
+
+def test_make_help_is_the_default_and_names_every_target() -> None:
+    answer = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for target in ("setup", "reproduce", "plan", "run", "report", "test", "check", "clean"):
+        assert f"make {target} " in answer.stdout
+    assert "make test" in (ROOT / ".ci/run").read_text()
