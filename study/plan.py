@@ -14,7 +14,7 @@ from study import platform, protocol
 from study.experiment import Arm, Experiment, WindowPlan
 
 # Measured on two cores of a server CPU; the run replaces them by what it sees.
-START_S = 28.0
+START_S = 29.0
 STOP_S = 2.0
 
 
@@ -79,19 +79,22 @@ def launches(experiment: Experiment, setup: dict[str, Any]) -> tuple[Launch, ...
 
 
 def expected_window_s(arm: Arm, window: WindowPlan) -> float:
-    """Seconds of one window with its warm-up: a latency each for warm-up, ramp and drain."""
+    """Seconds of one window: slices of warm-up, then ramp, steady part and drain."""
     latency = expected_latency_s(arm, window)
+    warm = latency + 1.3 * max(latency, 0.5) + 0.15
     steady = max(window.steady_s, window.steady_latencies * latency)
-    return min(steady + 3 * latency + 0.5, window.limit_s + latency)
+    return warm + min(steady + 2 * latency, window.limit_s)
 
 
 def expected_latency_s(arm: Arm, window: WindowPlan) -> float:
-    """A rough latency on two cores: a step has a fixed part, a part per stream, and prefills."""
-    layers, level, workload = arm.model.layers / 4, window.level, window.workload
-    context = workload.input_tokens + workload.output_tokens / 2
-    step_s = (2.2e-3 + level * (0.22e-3 + 0.15e-6 * context)) * layers
-    prefill_s = workload.input_tokens * 75e-6 * layers
-    return workload.output_tokens * step_s + level * prefill_s
+    """A rough latency on two cores: decoding steps, and the prefills that come between them.
+
+    A step has a part of its own, and per layer a part of its own and one per stream.
+    """
+    layers, level, workload = arm.model.layers, window.level, window.workload
+    step_s = 0.9e-3 + layers * (0.35e-3 + 0.06e-3 * level)
+    prefill_s = layers * (30e-6 if arm.model.attention == "gqa" else 90e-6)
+    return workload.output_tokens * step_s + level * workload.input_tokens * prefill_s
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def test_a_workload_that_cannot_be_is_refused(text: str) -> None:
         ({"launches": 0}, "launches: .*greater than or equal to 1; it was 0"),
         ({"launches": 2.5}, "launches: .*integer; it was 2.5"),
         ({"launches": True}, "launches: .*integer; it was True"),
-        ({"steady_latencies": 2.0}, "steady_latencies: .*greater than or equal to 5"),
+        ({"steady_s": 0.0}, "steady_s: .*greater than 0; it was 0.0"),
     ],
 )
 def test_a_bad_parameter_is_named_with_what_is_allowed(

@@ -58,7 +58,7 @@ def test_weights_and_cache_grow_with_depth(layers: int) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kv_heads": 3}, "heads must be a multiple of kv_heads.*16 and 3"),
+        ({"kv_heads": 3}, "heads must be a multiple of kv_heads.*8 and 3"),
         ({"kv_heads": None}, "kv_heads must be given: attention is gqa"),
         ({"kv_rank": 512}, "kv_rank must be left out: attention is gqa"),
         ({"experts_per_token": 9}, r"experts_per_token must be at most experts \(8\); it was 9"),
