@@ -109,6 +109,8 @@ def sweeps(folder: Path, requests: dict[int, int]) -> list[dict[str, float]]:
     sweep = [sys.executable, "-m", "vllm.benchmarks.sweep.serve", "--num-runs", "1"]
     sweep += ["--serve-cmd", shlex.join(command.argv)]
     sweep += ["--bench-cmd", shlex.join([sys.executable, "-c", BENCH, *words])]
+    # It resets caches only behind the console script's name; here no cache outlives a request.
+    sweep += ["--after-bench-cmd", shlex.join([sys.executable, "-c", "pass"])]
     sweep += ["--serve-params", str(folder / "serve.json")]
     sweep += ["--bench-params", str(folder / "bench.json"), "--output-dir", str(folder / "out")]
     environment = {**os.environ, **command.environment, "BENCH_NOTES": str(notes)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -37,13 +38,17 @@ class Asked(Architecture):
         )
 
 
+def words() -> list[str]:
+    """The small experiment as it is typed."""
+    return [f"{name}={json.dumps(value)}" for name, value in SMALL.items()]
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A scratch study whose one launch was measured by the notebook, run from the shell."""
     folder = tmp_path_factory.mktemp("study")
-    words = [f"{name}={json.dumps(value)}" for name, value in SMALL.items()]
     answer = subprocess.run(
-        [sys.executable, "-m", "study", "run", "20_architecture", *words],
+        [sys.executable, "-m", "study", "run", "20_architecture", *words()],
         env={**os.environ, "STUDY_ROOT": str(folder)},
         capture_output=True,
         text=True,
@@ -112,6 +117,32 @@ def test_running_it_again_measures_nothing(root: Path) -> None:
     run_experiment(Architecture.of(SMALL), Store(root / "data/raw"))
     assert time.monotonic() - began < 5
     assert sorted(path.name for path in (root / "data/raw").iterdir()) == before
+
+
+def test_ctrl_c_stops_the_server_and_says_how_to_go_on(tmp_path: Path) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "study", "run", "20_architecture", *words(), "steady_s=60.0"],
+        env={**os.environ, "STUDY_ROOT": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert running.stdout is not None
+    for line in running.stdout:
+        if "level 1" in line:
+            break
+    time.sleep(4.0)  # in the middle of the window
+    family = psutil.Process(running.pid).children(recursive=True)
+    assert any("vllm" in " ".join(one.cmdline()) for one in family)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "run the same command to go on" in said
+    _, alive = psutil.wait_procs(family, timeout=20)
+    assert not alive
+    attempt = Store(tmp_path / "data/raw").attempts()[0]
+    assert attempt.record is not None
+    assert attempt.record["status"] == "interrupted"
 
 
 def test_a_refusal_is_the_engines_own_answer(
