@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import math
 import os
 import re
 import secrets
@@ -156,6 +157,8 @@ class Server:
         if self._process is not None and self._process.poll() is None:
             return
         words = engine.reason(self.log_text())
+        if not math.isnan(self.ready_s):  # it had accepted what it was asked: this is no refusal
+            words = engine.Reason(words.text, refused=False)
         raise ServerError(what, words, self.command, self.log)
 
     def _answers(self) -> bool:

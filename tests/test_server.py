@@ -114,10 +114,13 @@ def test_the_death_of_a_ready_server_is_noticed(tmp_path: Path) -> None:
         guarded = psutil.Process(server._process.pid).children()[0]
         guarded.kill()
         guarded.wait(5)
+        with server.log.open("a") as log:
+            log.write("AssertionError: a refusal by its kind, but the server had been ready\n")
         deadline = time.monotonic() + 5
-        with pytest.raises(ServerError, match="the server died"):
+        with pytest.raises(ServerError, match="the server died") as caught:
             while time.monotonic() < deadline:
                 server.check_alive("the server died")
+        assert not caught.value.refused
 
 
 def test_a_killed_parent_takes_its_server_along(tmp_path: Path) -> None:
