@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from study import paths
+
+# The same examples every time, and no time limit an example: two busy cores are no bug.
+settings.register_profile("study", deadline=None, derandomize=True)
+settings.load_profile("study")
 
 
 @pytest.fixture
