@@ -65,7 +65,8 @@ def main() -> None:
         store = Store(folder / "raw")
         run_experiment(ASKED, store)
         ours = pd.DataFrame(studys(store))
-        theirs = pd.DataFrame(sweeps(folder, ours.groupby("level")["requests"].max().to_dict()))
+        most = ours.groupby("level")["requests"].max()
+        theirs = pd.DataFrame(sweeps(folder, {level: int(most[level]) for level in LEVELS}))
     table = pd.concat([ours.assign(tool="study"), theirs.assign(tool="vllm bench sweep serve")])
     table["overhead_s"] = table["wall_s"] - table["load_s"]
     paths.DERIVED.mkdir(parents=True, exist_ok=True)
