@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import venv
 from pathlib import Path
 
@@ -39,7 +40,21 @@ def main() -> None:
         )
     print(f"setting up {options.venv} with engine: {engine}", flush=True)
     venv.create(options.venv, with_pip=True, clear=True, system_site_packages=engine != "cpu")
+    if engine != "cpu":
+        inherit(options.venv)
     install(options.venv / "bin" / "python", engine, options.torch_index)
+
+
+def inherit(environment: Path) -> None:
+    """Hand on the packages of a Python that is itself in a virtual environment (some images are).
+
+    A new environment sees the packages of its base only, not of the one it was made from.
+    """
+    if sys.prefix == sys.base_prefix:
+        return
+    here = sysconfig.get_path("purelib")
+    inside = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    (inside / "engine.pth").write_text(f"{here}\n")
 
 
 def has_vllm() -> bool:

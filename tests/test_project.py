@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,41 @@ def test_the_cpu_lock_leaves_out_what_breaks_a_cpu_torch() -> None:
     broken = {"torch", "torchvision", "torchaudio", "torchcodec", "triton"}
     assert not broken & set(versions("cpu.txt"))
     assert (ROOT / "requirements/torch-cpu.txt").read_text().strip() == "torch==2.13.0+cpu"
+
+
+INSTALL = ROOT / "requirements/install.py"
+
+
+def test_setup_without_the_engine_that_was_asked_for_says_what_to_do(tmp_path: Path) -> None:
+    base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+    has = "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is not None)"
+    if subprocess.run([str(base), "-c", has], check=False).returncode:
+        pytest.skip("this Python has an engine")
+    answer = subprocess.run(
+        [str(base), str(INSTALL), str(tmp_path / "venv"), "rocm", "--torch-index", "none"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert answer.returncode == 1
+    assert "ENGINE=rocm needs vLLM" in answer.stderr
+    assert "use an image that holds it" in answer.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_an_environment_made_from_an_environment_sees_its_packages(tmp_path: Path) -> None:
+    """As in images whose vLLM lies in a virtual environment of its own."""
+    code = (
+        "import sys, venv; from pathlib import Path; import install\n"
+        "venv.create(sys.argv[1], system_site_packages=True); install.inherit(Path(sys.argv[1]))"
+    )
+    made = tmp_path / "venv"
+    subprocess.run([sys.executable, "-c", code, str(made)], cwd=INSTALL.parent, check=True)
+    seen = "import importlib.util as u; print(u.find_spec('papermill') is not None)"
+    answer = subprocess.run(
+        [str(made / "bin/python"), "-c", seen], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout == "True\n"
 
 
 def test_every_direct_need_is_in_the_lock() -> None:
