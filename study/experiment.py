@@ -6,7 +6,9 @@ says what is allowed.
 
 from __future__ import annotations
 
+import ast
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
@@ -123,7 +125,7 @@ Models = Annotated[tuple[str, ...], BeforeValidator(_tuple), *Some, AfterValidat
 Workloads = Annotated[tuple[Workload, ...], BeforeValidator(_workloads), *Some]
 
 
-class Experiment(BaseModel):
+class Experiment(BaseModel, ABC):
     """What every experiment is asked. Subclasses add their factors and say their arms."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -159,15 +161,13 @@ class Experiment(BaseModel):
             asked.setdefault(name, namespace.get(name))
         return cls.of(asked)
 
+    @abstractmethod
     def arms(self) -> tuple[Arm, ...]:
         """Every arm of the experiment, in reading order."""
-        raise NotImplementedError
 
 
 def _just_assigned(history: list[str]) -> list[str]:
     """Names assigned by the cells right before the current one that do nothing but assign."""
-    import ast
-
     names: list[str] = []
     for source in reversed(history[:-1]):
         try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import TextIO
 
-from study.plan import Cost, Launch, cost, duration, expected_window_s
+from study.plan import START_S, Cost, Launch, cost, duration, expected_window_s
 
 
 class Progress:
@@ -21,11 +21,13 @@ class Progress:
         self._out = out or sys.stdout
         self._began = time.monotonic()
         self._windows_done = 0
-        self._expected_done_s = 0.0
+        self._launches_done_s = 0.0  # what the plan expected of what is done
+        self._launch_so_far_s = 0.0
         self._prefix = ""
 
     def launch(self, launch: Launch, number: int, of_blocks: int) -> None:
         """A server of this launch is being started."""
+        self._launch_so_far_s = 0.0
         self._prefix = (
             f"{launch.experiment} · launch {number}/{self.plan.launches} · "
             f"block {launch.block + 1}/{of_blocks} · {launch.arm.name}"
@@ -33,7 +35,9 @@ class Progress:
         self.say("starting the server")
 
     def window(self, launch: Launch, index: int) -> None:
-        """A window of the launch begins."""
+        """A window of the launch begins; before the first, the server has become ready."""
+        if index == 0:
+            self._launch_so_far_s += START_S
         window = launch.arm.windows[index]
         self.say(
             f"{window.workload} · level {window.level} · "
@@ -43,12 +47,12 @@ class Progress:
     def window_done(self, launch: Launch, index: int) -> None:
         """A window of the launch is on disk."""
         self._windows_done += 1
-        self._expected_done_s += expected_window_s(launch.arm, launch.arm.windows[index])
+        self._launch_so_far_s += expected_window_s(launch.arm, launch.arm.windows[index])
 
     def launch_done(self, launch: Launch, outcome: str, reason: str) -> None:
         """The launch has come to its end; what it left undone will not be done."""
-        windows = sum(expected_window_s(launch.arm, window) for window in launch.arm.windows)
-        self._expected_done_s += launch.expected_s - windows
+        self._launches_done_s += launch.expected_s
+        self._launch_so_far_s = 0.0
         self.say(outcome + (f": {reason}" if reason else ""))
 
     def say(self, text: str) -> None:
@@ -57,7 +61,8 @@ class Progress:
 
     def _left(self) -> str:
         gone = time.monotonic() - self._began
-        left = max(self.plan.seconds - self._expected_done_s, 0.0)
-        if self._expected_done_s > 60:
-            left *= gone / self._expected_done_s
+        done = self._launches_done_s + self._launch_so_far_s
+        left = max(self.plan.seconds - done, 0.0)
+        if done > 60:
+            left *= gone / done
         return f"{duration(gone)} gone, about {duration(left)} left"
