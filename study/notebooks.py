@@ -67,6 +67,7 @@ def execute(notebook: str, parameters: Mapping[str, object]) -> Path:
                 progress_bar=False,
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of its own loopback
             )
         except papermill.exceptions.PapermillExecutionError as error:
             if interrupted.is_set() or error.ename == "KeyboardInterrupt":
