@@ -7,6 +7,8 @@ import re
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TextIO
 
@@ -112,7 +114,7 @@ def _measure(
     command = engine.command(arm, sys.executable, folder, name, port, launch.seed + launch.block)
     writer.update(command=command.as_shell())
     started = time.monotonic()
-    with Server(command, name, port, writer.log) as server:
+    with Server(command, name, port, writer.log) as server, _interruption_noted(writer):
         in_force = engine.in_force(
             server.metrics(), server.get("/server_info")[1], server.log_text()
         )
@@ -125,6 +127,16 @@ def _measure(
     ended = time.monotonic()
     writer.update(stop_s=ended - stopping, wall_s=ended - started)
     return _outcome(arm.expected, in_force)
+
+
+@contextmanager
+def _interruption_noted(writer: LaunchWriter) -> Iterator[None]:
+    """Put an interruption on record before the server is stopped: there may be no time after it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        writer.update(status="interrupted", reason="KeyboardInterrupt")
+        raise
 
 
 def _outcome(expected: dict[str, str], in_force: dict[str, str | None]) -> tuple[str, str]:
