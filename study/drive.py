@@ -12,6 +12,7 @@ import socket
 import ssl
 import statistics
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -73,7 +74,7 @@ def new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-class Window:
+class Window(ABC):
     """One load on its event loop; subclasses say when requests are due."""
 
     def __init__(self, load: Load, loop: asyncio.AbstractEventLoop) -> None:
@@ -101,17 +102,17 @@ class Window:
 
     # -- what a subclass adds
 
+    @abstractmethod
     async def open(self) -> None:
         """Before the start: what can be connected in advance."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self) -> None:
         """At the start: schedule the first requests."""
-        raise NotImplementedError
 
+    @abstractmethod
     def go_on(self, slot: int, connection: Connection | None, now: float, well: bool) -> None:
         """A request is over, `well` or not; `connection` is None when it is gone."""
-        raise NotImplementedError
 
     # -- the window
 

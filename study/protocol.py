@@ -12,7 +12,7 @@ import hashlib
 from study import paths
 
 VERSION = 1
-DIGEST = "0a8362f1e1876ecc"
+DIGEST = "5b79f1ebf44c8f7a"
 
 # The modules between an arm and its raw data.
 MEASURING = (
