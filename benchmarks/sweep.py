@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from anywhere, installed or not
 
 from study import engine, paths  # noqa: E402
-from study.experiment import Architecture  # noqa: E402
+from study.experiments import Architecture  # noqa: E402
 from study.run import run_experiment  # noqa: E402
 from study.server import free_port  # noqa: E402
 from study.store import Store  # noqa: E402
@@ -98,7 +98,7 @@ def studys(store: Store) -> list[dict[str, float]]:
 def sweeps(folder: Path, requests: dict[int, int]) -> list[dict[str, float]]:
     """A row per level of `vllm bench sweep serve` for the same two servers."""
     arms, port, notes = ASKED.arms(), free_port(), folder / "notes"
-    models = [str(engine.model_folder(arm.model)) for arm in arms]
+    models = [str(engine.model_folder(arm.model, 0)) for arm in arms]
     command = engine.command(arms[0], sys.executable, Path(models[0]), "arm", port, seed=0)
     (folder / "serve.json").write_text(json.dumps([{"model": model} for model in models]))
     bench = [{"max_concurrency": level, "num_prompts": requests[level]} for level in LEVELS]

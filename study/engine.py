@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from study import models, paths
-from study.experiment import Arm
+from study import models, paths, weights
+from study.experiment import STORAGE, Arm
 from study.models import Model
 
 Flag = str | int | float | bool
@@ -29,16 +29,25 @@ class Command:
         return " ".join([*settings, shlex.join(self.argv)])
 
 
-def command(arm: Arm, python: str, folder: Path, name: str, port: int, seed: int) -> Command:
-    """The command that serves `folder` under `name` on a loopback port."""
+def command(
+    arm: Arm, python: str, folder: Path, name: str, port: int, seed: int, storage: str = ""
+) -> Command:
+    """The command that serves `folder` under `name` on a loopback port.
+
+    `storage` is put where a flag of the arm says `STORAGE`.
+    """
+    given = {
+        key: value.replace(STORAGE, storage) if isinstance(value, str) else value
+        for key, value in arm.flags.items()
+    }
     flags: dict[str, Flag] = {
         "model": str(folder),
         "served_model_name": name,
         "host": "127.0.0.1",
         "port": port,
         "seed": seed,
-        "load_format": "dummy",
-        **arm.flags,
+        "load_format": "auto" if (folder / weights.FILE).exists() else "dummy",
+        **given,
     }
     if "auto_map" in models.config(arm.model):
         flags["trust_remote_code"] = True  # the configuration class that the study itself wrote
@@ -58,6 +67,12 @@ def environment() -> dict[str, str]:
     }
 
 
+def compile_cache() -> dict[str, int]:
+    """Files in the engine's compile cache: a first compilation starts slower than a second."""
+    files = [path for path in (paths.CACHE / "vllm").rglob("*") if path.is_file()]
+    return {"files": len(files), "bytes": sum(path.stat().st_size for path in files)}
+
+
 def arguments(flags: Mapping[str, Flag]) -> list[str]:
     """Python keys as command-line flags; False becomes `--no-...`, never silence."""
     words: list[str] = []
@@ -70,9 +85,12 @@ def arguments(flags: Mapping[str, Flag]) -> list[str]:
     return words
 
 
-def model_folder(model: Model) -> Path:
+def model_folder(model: Model, seed: int) -> Path:
     """The folder of a synthetic model, written anew (it is small) so that it is never stale."""
-    return models.write_folder(model, paths.CACHE / "models" / f"{model.name}-{model.layers}")
+    folder = paths.CACHE / "models" / f"{model.name}-{model.layers}"
+    models.write_folder(model, folder)
+    weights.write(model, folder, seed)
+    return folder
 
 
 # --- what is in force ---------------------------------------------------------------------------
@@ -85,6 +103,7 @@ LOGGED = {
     "attention_backend": r"Using (\w*(?:ATTN|MLA|FLASH|FLASHINFER)\w*) (?:attention )?backend",
     "moe_backend": r"Using (.+?) MoE backend",
     "cache_layout": r"Using (\w+) KV cache layout",
+    "kv_connector": r"Creating v1 connector with name: (\w+)",
 }
 
 # And the resolved configuration as one line of text.
@@ -97,6 +116,9 @@ RESOLVED = {
     "tensor_parallel": r"tensor_parallel_size=(\d+)",
 }
 
+# Switches that the engine takes from its environment, as its own page reports them.
+SWITCHES = re.compile(r'"(VLLM_ROCM_USE_AITER\w*|VLLM_CPU_ATTN_SPLIT_KV)": ?(true|false)')
+
 
 def in_force(metrics: str, server_info: str, log: str) -> dict[str, str | None]:
     """What the engine says it runs; None where it does not say.
@@ -105,6 +127,7 @@ def in_force(metrics: str, server_info: str, log: str) -> dict[str, str | None]:
     """
     found = {name: _first(pattern, log) for name, pattern in LOGGED.items()}
     found |= {name: _first(pattern, server_info) for name, pattern in RESOLVED.items()}
+    found |= {name: said.capitalize() for name, said in SWITCHES.findall(server_info)}
     found["max_num_seqs"] = _first(r"['\"]?max_num_seqs['\"]?[=:] ?(\d+)", server_info + log)
     return found | _cache(metrics)
 
@@ -122,11 +145,14 @@ def _cache(metrics: str) -> dict[str, str | None]:
     # Blocks times their size: the tokens that the engine prints are for requests of full length,
     # whose last block is partly empty.
     tokens = int(blocks) * int(block_size) if blocks and block_size else None
+    per_token = None
+    if memory and tokens and "num_gpu_blocks_override" not in labels:  # then not all of it is used
+        per_token = str(round(int(memory) / tokens))
     return {
         "block_size": block_size,
         "kv_cache_tokens": str(tokens) if tokens else None,
         "kv_cache_bytes": memory,
-        "kv_bytes_per_token": str(round(int(memory) / tokens)) if memory and tokens else None,
+        "kv_bytes_per_token": per_token,
     }
 
 
@@ -134,6 +160,9 @@ def _cache(metrics: str) -> dict[str, str | None]:
 
 # Exceptions with which an engine refuses what it was asked, as opposed to breaking.
 REFUSALS = ("ValueError", "NotImplementedError", "AssertionError", "ValidationError", "TypeError")
+
+# And a plain exception is one when it says so.
+REFUSING = re.compile(r"not supported|only supported|unsupported|not implemented", re.IGNORECASE)
 
 # These only say that something else, further up, went wrong.
 ECHOES = re.compile(
@@ -166,7 +195,8 @@ def reason(log: str) -> Reason:
         return Reason((found or lines or ["it said nothing"])[-1], refused=False)
     cause = causes[0]
     kind = cause.partition(":")[0].rpartition(".")[2]
-    return Reason(_with_detail(cause, log), refused=kind.endswith(REFUSALS))
+    refused = kind.endswith(REFUSALS) or (kind == "Exception" and bool(REFUSING.search(cause)))
+    return Reason(_with_detail(cause, log), refused)
 
 
 def _with_detail(cause: str, log: str) -> str:

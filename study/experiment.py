@@ -10,44 +10,65 @@ import ast
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from study import models, theory
+from study import models, prompt_files
 from study.errors import StudyError, unknown_name
 from study.models import Model
 
 T = TypeVar("T")
 
+STORAGE = "{storage}"
 STEADY_LATENCIES = 6.0  # the gate wants 5; the median that it counts by is known only afterwards
 LIMIT_S = 600.0  # no window lasts longer, whatever its latency
 
 
 class Workload(BaseModel):
-    """What the requests look like. Written `name:input/output`, as in `short:128/64`."""
+    """What the requests look like. Written `name:input/output`, as in `short:128/64`.
+
+    Or `name:@file.jsonl/output`, for prompts of one's own; `input_tokens` is then their longest.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$")
     input_tokens: int = Field(gt=0)
     output_tokens: int = Field(gt=1)  # TPOT needs two tokens
+    prompts: str | None = Field(default=None, exclude=True)  # a path is not what tells files apart,
+    digest: str | None = None  # this is
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """A workload from its written form."""
+        """A workload from its written form. StudyError for a file that holds no prompts."""
         try:
-            name, lengths = text.split(":")
-            given, made = lengths.split("/")
+            name, lengths = text.split(":", 1)
+            given, made = lengths.rsplit("/", 1)
+            if given.startswith("@"):
+                return cls._of_file(name, Path(given[1:]), int(made))
             return cls(name=name, input_tokens=int(given), output_tokens=int(made))
         except (ValueError, AttributeError) as error:
             raise ValueError(
-                "must be written name:input/output, as in 'short:128/64', "
-                "with at least 1 token in and 2 out"
+                "must be written name:input/output, as in 'short:128/64', or "
+                "name:@file.jsonl/output, with at least 1 token in and 2 out"
             ) from error
 
+    @classmethod
+    def _of_file(cls, name: str, path: Path, output_tokens: int) -> Self:
+        path = path.expanduser().resolve()  # notebooks run in a folder of their own
+        return cls(
+            name=name,
+            input_tokens=prompt_files.longest(prompt_files.read(path)),
+            output_tokens=output_tokens,
+            prompts=str(path),
+            digest=prompt_files.digest(path),
+        )
+
     def __str__(self) -> str:
-        return f"{self.name}:{self.input_tokens}/{self.output_tokens}"
+        given = f"@{self.prompts}" if self.prompts else self.input_tokens
+        return f"{self.name}:{given}/{self.output_tokens}"
 
 
 class WindowPlan(BaseModel):
@@ -58,8 +79,11 @@ class WindowPlan(BaseModel):
     workload: Workload
     level: int  # requests in flight (closed loop)
     steady_s: float  # the steady part lasts at least this long
-    steady_latencies: float  # and at least so many median latencies
-    limit_s: float  # and the whole window never longer than this
+    steady_latencies: float = STEADY_LATENCIES  # and at least so many median latencies
+    limit_s: float = LIMIT_S  # and the whole window never longer than this
+    requests: int | None = None  # instead of a time: the window is over after so many
+    repeats: int | None = None  # it sends the prompts of this window of the launch once more
+    warm_up: bool = True  # not where it would change what the cache holds
 
     @property
     def name(self) -> str:
@@ -70,7 +94,9 @@ class Arm(BaseModel):
     """One server configuration inside an experiment.
 
     `factors` are what the analysis compares by; `flags` go to the engine; `expected` is what the
-    engine must say of itself for the treatment to be in force.
+    engine must say of itself for the treatment to be in force. In a flag, `STORAGE` stands for a
+    folder that lasts as long as the launch. `output_passes` are the times that the fixed prompts
+    of `same_output` are sent, with the cache reset in between.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -82,6 +108,10 @@ class Arm(BaseModel):
     environment: dict[str, str]
     expected: dict[str, str]
     windows: tuple[WindowPlan, ...]
+    output_passes: int = 1
+    # Neither changes what is measured, so neither is part of a launch's identity:
+    platforms: tuple[str, ...] = Field(default=(), exclude=True)  # engines that have it; (): all
+    rank: int = Field(default=0, exclude=True)  # when time is short, a lower rank comes first
 
 
 def _parsed(value: object) -> object:
@@ -101,7 +131,8 @@ def _workloads(value: object) -> object:
     return tuple(Workload.parse(item) if isinstance(item, str) else item for item in value)
 
 
-def _tuple(value: object) -> object:
+def as_tuple(value: object) -> object:
+    """A list as the tuple that a frozen model holds."""
     value = _parsed(value)
     return tuple(value) if isinstance(value, list) else value
 
@@ -119,10 +150,13 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 Level = Annotated[int, Field(ge=1, le=4096)]
-Some = (Field(min_length=1), AfterValidator(_distinct))
-Levels = Annotated[tuple[Level, ...], BeforeValidator(_tuple), *Some]
-Models = Annotated[tuple[str, ...], BeforeValidator(_tuple), *Some, AfterValidator(_known)]
-Workloads = Annotated[tuple[Workload, ...], BeforeValidator(_workloads), *Some]
+Distinct = AfterValidator(_distinct)
+SOME = (BeforeValidator(as_tuple), Field(min_length=1), Distinct)  # of any list of choices
+Levels = Annotated[tuple[Level, ...], *SOME]
+Models = Annotated[tuple[str, ...], *SOME, AfterValidator(_known)]
+Workloads = Annotated[tuple[Workload, ...], BeforeValidator(_workloads), *SOME[1:]]
+NoLevels = Annotated[tuple[Level, ...], BeforeValidator(as_tuple), Distinct]
+NoModels = Annotated[tuple[str, ...], BeforeValidator(as_tuple), Distinct, AfterValidator(_known)]
 
 
 class Experiment(BaseModel, ABC):
@@ -133,6 +167,7 @@ class Experiment(BaseModel, ABC):
     notebook: ClassVar[str]
     name: ClassVar[str]
     question: ClassVar[str]
+    reads: ClassVar[str] = ""  # another experiment whose launches it shares, if any
 
     launches: int = Field(default=2, ge=1, le=100, description="launches of every arm (blocks)")
     seed: int = Field(default=2026, ge=0, description="of the prompts and of the order of arms")
@@ -161,6 +196,11 @@ class Experiment(BaseModel, ABC):
             asked.setdefault(name, namespace.get(name))
         return cls.of(asked)
 
+    @property
+    def launched_as(self) -> str:
+        """The experiment that its launches belong to."""
+        return self.reads or self.name
+
     @abstractmethod
     def arms(self) -> tuple[Arm, ...]:
         """Every arm of the experiment, in reading order."""
@@ -188,91 +228,3 @@ def _problem(item: dict[str, Any]) -> str:
     if item["type"] == "tuple_type":
         text = "must be a list, as in [1, 16]"
     return f"{where}: {text[0].lower()}{text[1:]}; it was {item['input']!r}"
-
-
-class Architecture(Experiment):
-    """Attention {GQA, MLA} x feed-forward {dense, mixture of experts}, all else equal."""
-
-    notebook: ClassVar[str] = "20_architecture"
-    name: ClassVar[str] = "architecture"
-    question: ClassVar[str] = (
-        "What do the attention family and the feed-forward family cost a server, all else equal?"
-    )
-
-    models: Models = Field(
-        default=("gqa-dense", "gqa-moe", "mla-dense", "mla-moe"),
-        description="names of files in study/models",
-    )
-    depths: Levels = Field(default=(2,), description="layers; further depths give the slope")
-    levels: Levels = Field(default=(1, 4), description="requests in flight, at the first depth")
-    slope_levels: Levels = Field(default=(1, 4), description="the same, at further depths")
-    workloads: Workloads = Field(
-        default=("short:128/64", "long:1024/64"),
-        validate_default=True,
-        description="name:input/output tokens",
-    )
-    max_num_seqs: int = Field(default=64, ge=1, le=4096, description="the engine's own limit")
-    kv_cache_gib: int = Field(default=2, ge=1, le=1024, description="cache size (CPU engine)")
-    steady_s: float = Field(default=2.5, gt=0, le=3600, description="shortest steady part")
-
-    def arms(self) -> tuple[Arm, ...]:
-        """One arm per model and depth; only the first depth sees every level."""
-        return tuple(
-            self._arm(models.load(name).at_depth(depth), depth)
-            for depth in self.depths
-            for name in self.models
-        )
-
-    def _arm(self, model: Model, depth: int) -> Arm:
-        levels = self.levels if depth == self.depths[0] else self.slope_levels
-        longest = max(w.input_tokens + w.output_tokens for w in self.workloads)
-        return Arm(
-            name=f"{model.name}-{depth}",
-            factors={
-                "model": model.name,
-                "attention": model.attention,
-                "feed_forward": model.feed_forward,
-                "layers": depth,
-            },
-            model=model,
-            flags={
-                "max_model_len": longest,
-                # Prompts are taken whole, so a batch must have room for the longest.
-                "max_num_batched_tokens": max(2048, longest),
-                "max_num_seqs": self.max_num_seqs,
-                "enforce_eager": True,
-                # MLA on a CPU has neither; so nobody gets them, or they would hide in the ratio.
-                "enable_prefix_caching": False,
-                "enable_chunked_prefill": False,
-            },
-            environment={"VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib)},
-            expected={
-                # The cache of one token tells the attention families apart, whatever the log says.
-                "kv_bytes_per_token": str(theory.kv_bytes_per_token(model)),
-                "model_class": str(models.config(model)["architectures"][0]),  # type: ignore[index]
-                "max_num_seqs": str(self.max_num_seqs),
-                "prefix_caching": "False",
-                "chunked_prefill": "False",
-            },
-            windows=tuple(
-                WindowPlan(
-                    workload=workload,
-                    level=level,
-                    steady_s=self.steady_s,
-                    steady_latencies=STEADY_LATENCIES,
-                    limit_s=LIMIT_S,
-                )
-                for workload in self.workloads
-                for level in levels
-            ),
-        )
-
-
-EXPERIMENTS: dict[str, type[Experiment]] = {kind.notebook: kind for kind in (Architecture,)}
-
-
-def by_notebook(notebook: str) -> type[Experiment]:
-    """The experiment that a notebook runs, by the notebook's name without suffix."""
-    if notebook not in EXPERIMENTS:
-        raise unknown_name("an experiment notebook", notebook, EXPERIMENTS)
-    return EXPERIMENTS[notebook]

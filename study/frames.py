@@ -13,11 +13,12 @@ import pandas as pd
 from study import validity
 from study.client import Recording
 from study.plan import Launch
+from study.standing import NOT_MEASURED, Standing, standings
 from study.steady import measure
 from study.store import Attempt, Store
 from study.validity import Judgement, WindowEvidence
 
-NOT_MEASURED = "not measured"
+__all__ = ["NOT_MEASURED", "Frames", "read"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,11 @@ class Frames:
         ready_s, stop_s, wall_s, windows, and what the engine says is in force.
     windows: a row per window of a launch that was measured: experiment, launch, block, arm, one
         column per factor, workload, input_tokens, output_tokens, level, verdict, reasons, load_s,
-        warm_s, wall_s, and every field of `study.steady.WindowSummary`.
+        warm_s, wall_s; the engine's own account of the load (prefix_hits_tokens,
+        external_hits_tokens, offload_load_bytes, offload_store_bytes, preemptions) and of its
+        steady part (running_mean, waiting_mean, waiting_max, kv_use_max); what the launch's
+        storage grew by (stored_bytes, stored_files; NaN without one); and every field of
+        `study.steady.WindowSummary`.
     judgements: a row per gate and window: launch, arm, workload, level, gate, scope, verdict,
         observed, limit, text.
     """
@@ -42,16 +47,13 @@ class Frames:
 def read(launches: Sequence[Launch], store: Store | None = None) -> Frames:
     """Read the launches from the store; only a launch that ended counts, with its best try."""
     store = store or Store()
-    attempts = store.attempts()
     launch_rows: list[dict[str, Any]] = []
     window_rows: list[dict[str, Any]] = []
     judgement_rows: list[dict[str, Any]] = []
-    for launch in launches:
-        tries = [one for one in attempts if one.launch == launch.id]
-        best = store.best(launch.id)
-        launch_rows.append(_launch_row(launch, tries, best))
-        for folder in best.windows if best else []:
-            row, judgements = _window_rows(launch, best, folder)
+    for one in standings(launches, store):
+        launch_rows.append(_launch_row(one))
+        for folder in one.attempt.windows if one.attempt else []:
+            row, judgements = _window_rows(one.launch, one.attempt, folder)
             window_rows.append(row)
             judgement_rows += judgements
     return Frames(
@@ -69,25 +71,17 @@ def _keys(launch: Launch) -> dict[str, Any]:
     }
 
 
-def _launch_row(launch: Launch, tries: Sequence[Attempt], best: Attempt | None) -> dict[str, Any]:
-    record = (best.record if best else None) or {}
+def _launch_row(one: Standing) -> dict[str, Any]:
+    record = (one.attempt.record if one.attempt else None) or {}
     return {
-        **_keys(launch),
-        "outcome": record.get("outcome") or NOT_MEASURED,
-        "reason": record["reason"] if best else _why_not(tries),
-        "attempts": len(tries),
-        "windows": len(best.windows) if best else 0,
+        **_keys(one.launch),
+        "outcome": one.outcome,
+        "reason": one.reason,
+        "attempts": one.attempts,
+        "windows": len(one.attempt.windows) if one.attempt else 0,
         **{name: record.get(name) for name in ("started_utc", "ready_s", "stop_s", "wall_s")},
         **(record.get("in_force") or {}),
     }
-
-
-def _why_not(tries: Sequence[Attempt]) -> str:
-    if not tries:
-        return ""
-    if any(one.record is None for one in tries):
-        return "a record on disk cannot be read"
-    return "interrupted; its windows are kept but not counted"
 
 
 def _window_rows(
@@ -119,9 +113,34 @@ def _window_rows(
         "warm_s": content["warm_s"],
         "wall_s": content["wall_s"],
         "loop_lag_p99_s": recording.info["loop_lag_p99_s"],
+        **_engine_account(content, evidence),
         **asdict(measure(recording.requests, recording.chunks, evidence.steady)),
     }
     return row, [{**keys, **_plain(one)} for one in judgements]
+
+
+COUNTED = (
+    "prefix_hits_tokens",
+    "external_hits_tokens",
+    "offload_load_bytes",
+    "offload_store_bytes",
+    "preemptions",
+)
+
+
+def _engine_account(content: dict[str, Any], evidence: WindowEvidence) -> dict[str, float]:
+    before, after, samples = content["before"], content["after"], evidence.samples
+    if evidence.steady is not None:
+        samples = samples[evidence.steady.holds(samples["time_s"].to_numpy())]
+    nan = float("nan")
+    return {
+        **{name: after.get(name, nan) - before.get(name, nan) for name in COUNTED},
+        "running_mean": samples["running"].mean(),
+        "waiting_mean": samples["waiting"].mean(),
+        "waiting_max": samples["waiting"].max(),
+        "kv_use_max": samples["kv_use"].max(),
+        **{f"stored_{name}": content["stored"].get(name, nan) for name in ("bytes", "files")},
+    }
 
 
 def _evidence(
@@ -134,7 +153,7 @@ def _evidence(
     plan = content["plan"]
     return WindowEvidence(
         level=plan["level"],
-        input_tokens=plan["workload"]["input_tokens"],
+        input_tokens=content["prompt_tokens"] or plan["workload"]["input_tokens"],
         output_tokens=plan["workload"]["output_tokens"],
         requests=recording.requests,
         chunks=recording.chunks,

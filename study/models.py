@@ -19,6 +19,7 @@ from study.errors import StudyError, unknown_name
 GQA_ONLY = ("kv_heads", "head_dim")
 MLA_ONLY = ("kv_rank", "rope_dim", "nope_dim", "value_dim")
 MOE_ONLY = ("experts", "experts_per_token")
+SPECIAL = ("<s>", "</s>")
 
 
 class Model(BaseModel):
@@ -201,28 +202,26 @@ class WithoutSharedExpertsConfig(DeepseekV3Config):
 '''
 
 
-def write_tokenizer(vocabulary: int, folder: Path) -> None:
-    """A byte-level tokenizer whose every id has a text, so that any token can be decoded."""
+def tokenizer(vocabulary: int) -> Any:
+    """A byte-level tokenizer (tokenizers.Tokenizer) whose every id has a text."""
     from tokenizers import Tokenizer, decoders, pre_tokenizers
     from tokenizers import models as tokenizer_models
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    special = ["<s>", "</s>"]
     pairs = (first + second for first in alphabet for second in alphabet)
-    tokens = [*alphabet, *special]
+    tokens = [*alphabet, *SPECIAL]
     tokens += [next(pairs) for _ in range(vocabulary - len(tokens))]
     vocab = {token: index for index, token in enumerate(tokens)}
-    tokenizer = Tokenizer(tokenizer_models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(special)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps(
-            {
-                "tokenizer_class": "PreTrainedTokenizerFast",
-                "bos_token": special[0],
-                "eos_token": special[1],
-            }
-        )
-    )
+    made = Tokenizer(tokenizer_models.BPE(vocab=vocab, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens(list(SPECIAL))
+    return made
+
+
+def write_tokenizer(vocabulary: int, folder: Path) -> None:
+    """The tokenizer's files, as the engine reads them."""
+    tokenizer(vocabulary).save(str(folder / "tokenizer.json"))
+    names = {"bos_token": SPECIAL[0], "eos_token": SPECIAL[1]}
+    content = {"tokenizer_class": "PreTrainedTokenizerFast", **names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(content))

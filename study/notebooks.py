@@ -16,7 +16,7 @@ import yaml
 
 from study import paths
 from study.errors import StudyError, unknown_name
-from study.experiment import EXPERIMENTS, by_notebook
+from study.experiments import EXPERIMENTS, by_notebook
 
 REPORT = "90_report"
 

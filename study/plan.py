@@ -15,6 +15,8 @@ from study.experiment import Arm, Experiment, WindowPlan
 
 # Measured on two cores of a server CPU; the run replaces them by what it sees.
 START_S = 29.0
+COMPILE_S = 10.0
+OUTPUTS_S = 1.0  # a pass of the fixed prompts
 STOP_S = 2.0
 
 
@@ -48,10 +50,27 @@ class Launch:
         return f"{self.experiment}-{self.block}-{self.arm.name}-{digest}"
 
     @property
+    def not_applicable(self) -> str:
+        """Why this platform cannot have the arm; empty when it can."""
+        engine = self.setup["engine"]
+        if not self.arm.platforms or engine["kind"] in self.arm.platforms:
+            return ""
+        built = f"{engine['package']} {engine['version']} is built for {engine['kind']}"
+        return f"it exists on {', '.join(self.arm.platforms)} only; {built}"
+
+    @property
+    def start_s(self) -> float:
+        """How long until its first window, roughly: the server's start and the fixed prompts."""
+        compile_s = 0.0 if self.arm.flags.get("enforce_eager") else COMPILE_S
+        return START_S + compile_s + self.arm.output_passes * OUTPUTS_S
+
+    @property
     def expected_s(self) -> float:
-        """How long it will take, roughly."""
+        """How long it will take, roughly; nothing where it does not apply."""
+        if self.not_applicable:
+            return 0.0
         windows = sum(expected_window_s(self.arm, window) for window in self.arm.windows)
-        return START_S + windows + STOP_S
+        return self.start_s + windows + STOP_S
 
 
 def setup() -> dict[str, Any]:
@@ -73,14 +92,17 @@ def launches(experiment: Experiment, setup: dict[str, Any]) -> tuple[Launch, ...
     ordered: list[Launch] = []
     for block in range(experiment.launches):
         arms = list(experiment.arms())
-        random.Random(f"{experiment.seed}/{experiment.name}/{block}").shuffle(arms)
-        ordered += [Launch(experiment.name, block, arm, experiment.seed, setup) for arm in arms]
+        name = experiment.launched_as
+        random.Random(f"{experiment.seed}/{name}/{block}").shuffle(arms)
+        ordered += [Launch(name, block, arm, experiment.seed, setup) for arm in arms]
     return tuple(ordered)
 
 
 def expected_window_s(arm: Arm, window: WindowPlan) -> float:
     """Seconds of one window: slices of warm-up, then ramp, steady part and drain."""
     latency = expected_latency_s(arm, window)
+    if window.requests:
+        return latency * (window.requests / window.level + 2 * window.warm_up)
     warm = latency + 1.3 * max(latency, 0.5) + 0.15
     steady = max(window.steady_s, window.steady_latencies * latency)
     return warm + min(steady + 2 * latency, window.limit_s)

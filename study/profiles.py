@@ -8,7 +8,8 @@ import yaml
 
 from study import paths, platform
 from study.errors import StudyError, unknown_name
-from study.experiment import Experiment, by_notebook
+from study.experiment import Experiment
+from study.experiments import by_notebook
 
 AUTO = "auto"
 

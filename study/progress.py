@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TextIO
 
-from study.plan import START_S, Cost, Launch, cost, duration, expected_window_s
+from study.plan import Cost, Launch, cost, duration, expected_window_s
 
 
 class Progress:
@@ -26,18 +27,17 @@ class Progress:
         self._prefix = ""
 
     def launch(self, launch: Launch, number: int, of_blocks: int) -> None:
-        """A server of this launch is being started."""
+        """It is this launch's turn."""
         self._launch_so_far_s = 0.0
         self._prefix = (
             f"{launch.experiment} · launch {number}/{self.plan.launches} · "
             f"block {launch.block + 1}/{of_blocks} · {launch.arm.name}"
         )
-        self.say("starting the server")
 
     def window(self, launch: Launch, index: int) -> None:
         """A window of the launch begins; before the first, the server has become ready."""
         if index == 0:
-            self._launch_so_far_s += START_S
+            self._launch_so_far_s += launch.start_s
         window = launch.arm.windows[index]
         self.say(
             f"{window.workload} · level {window.level} · "
@@ -48,6 +48,15 @@ class Progress:
         """A window of the launch is on disk."""
         self._windows_done += 1
         self._launch_so_far_s += expected_window_s(launch.arm, launch.arm.windows[index])
+
+    def skipped(self, launch: Launch, why: str) -> None:
+        """The launch will not be measured now."""
+        self.plan = replace(
+            self.plan,
+            windows=self.plan.windows - len(launch.arm.windows),
+            seconds=self.plan.seconds - launch.expected_s,
+        )
+        self.say(why)
 
     def launch_done(self, launch: Launch, outcome: str, reason: str) -> None:
         """The launch has come to its end; what it left undone will not be done."""

@@ -11,19 +11,24 @@ import hashlib
 
 from study import paths
 
-VERSION = 1
-DIGEST = "5b79f1ebf44c8f7a"
+VERSION = 2
+DIGEST = "cde7dfd2787fa834"
 
 # The modules between an arm and its raw data.
 MEASURING = (
     "client",
     "connection",
+    "counters",
     "drive",
     "engine",
     "models",
+    "outputs",
+    "prompt_files",
     "prompts",
     "run",
     "server",
+    "weights",
+    "window",
     "wire",
 )
 

@@ -9,22 +9,17 @@ from __future__ import annotations
 import html as markup
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from study import figures, ledgers, paths, pictures, plan, sentences, tables
-from study import frames as frames_of
+from study import chapter, ledgers, paths, pictures, plan, sentences, tables
+from study.chapter import Part, Shown, Text
+from study.chapters import CHAPTERS
 from study.experiment import Experiment
-from study.frames import Frames
-from study.plan import Launch
 from study.sentences import Values
 from study.store import Store, write_atomically, write_json
-from study.style import Drawn
-from study.tables import Table
-
-HEADLINE = "output_tok_s"
 
 
 class Profile(Protocol):
@@ -39,35 +34,6 @@ class Profile(Protocol):
 
 
 @dataclass(frozen=True)
-class Text:
-    """Markdown, to be shown as such."""
-
-    text: str
-
-    def _repr_markdown_(self) -> str:
-        return self.text
-
-
-Shown = Text | Drawn | Table
-
-
-@dataclass(frozen=True)
-class Part:
-    """One experiment of the study, with all that is on disk of it."""
-
-    notebook: str
-    experiment: Experiment
-    launches: tuple[Launch, ...]
-    found: Frames
-    records: tuple[Mapping[str, Any], ...]
-    example: pictures.Window | None
-
-    @property
-    def name(self) -> str:
-        return self.experiment.name
-
-
-@dataclass(frozen=True)
 class Study:
     """All parts of a profile, and every number that its text has used so far."""
 
@@ -76,18 +42,16 @@ class Study:
     parts: tuple[Part, ...]
     values: Values = field(default_factory=Values)
 
+    @property
+    def own(self) -> tuple[Part, ...]:
+        """The parts with launches of their own: each window is in one of them."""
+        return tuple(part for part in self.parts if not part.shared)
+
 
 def read(profile: Profile, store: Store | None = None) -> Study:
     """Everything on disk that the profile asks for, from this machine and engine."""
-    store, setup = store or Store(), plan.setup()
-    parts = []
-    for notebook, experiment in profile.experiments.items():
-        launches = plan.launches(experiment, setup)
-        found = frames_of.read(launches, store)
-        best = [store.best(launch.id) for launch in launches]
-        records = tuple(one.record for one in best if one and one.record)
-        example = pictures.example(found, store)
-        parts.append(Part(notebook, experiment, launches, found, records, example))
+    setup = plan.setup()
+    parts = (chapter.read(one, setup, store) for one in profile.experiments.values())
     return Study(profile.name, profile.description, tuple(parts))
 
 
@@ -95,28 +59,21 @@ def read(profile: Profile, store: Store | None = None) -> Study:
 
 
 def summary(study: Study) -> list[Shown]:
-    """The headline: what was found, with intervals, and how far it can be trusted."""
+    """What was found, with intervals, and how far it can be trusted."""
     shown: list[Shown] = []
     for part in study.parts:
-        name, found, values = part.name, part.found, study.values
-        said = {
-            "Attention": sentences.attention(name, found, HEADLINE, values),
-            "Feed-forward": sentences.effects(name, found, HEADLINE, values),
-            "Cache": sentences.cache(name, found, part.launches, values),
-            "What one more layer adds to TPOT": sentences.layer_costs(name, found, values),
-        }
-        shown.append(Text(f"**{part.experiment.question}**"))
-        shown.append(Text(f"> {sentences.lead(name, found, part.launches, values)}"))
-        shown += [Text(f"**{topic}.**\n\n{text}") for topic, text in said.items()]
-        shown.append(Text(sentences.method(name, found, values)))
-        shown.append(Text(sentences.outcomes(name, found, part.launches, values)))
+        shown.append(Text(f"### {part.experiment.question}"))
+        shown += CHAPTERS[part.notebook].summary(part, study.values)
+        if not part.shared:
+            said = sentences.outcomes(part.name, part.found, part.launches, study.values)
+            shown.append(Text(said))
     return shown
 
 
 def setting(study: Study) -> list[Shown]:
     """Profile, engine and machine in a sentence, and the models."""
     shown: list[Shown] = []
-    for part in study.parts:
+    for part in study.own:
         if not part.launches:
             continue
         setup, values = part.launches[0].setup, study.values
@@ -148,9 +105,10 @@ def a_window(study: Study) -> list[Shown]:
 def measured(study: Study) -> list[Shown]:
     """What became of every launch, arm and window."""
     shown: list[Shown] = []
-    for part in study.parts:
+    for part in study.own:
         book, found = part.notebook, part.found
         shown += [
+            Text(f"### {part.experiment.question}"),
             pictures.overview(found).keep(f"{book}-overview"),
             Text(sentences.refusals(part.name, found, study.values)),
             tables.arms(found, part.launches).keep(f"{book}-arms"),
@@ -163,27 +121,8 @@ def results(study: Study) -> list[Shown]:
     """Figures and tables of every experiment."""
     shown: list[Shown] = []
     for part in study.parts:
-        book, found, launches = part.notebook, part.found, part.launches
-        shown += [
-            Text(f"### {part.experiment.question}"),
-            Text(
-                "#### Throughput and latency\nAbsolute values first; a ratio without them says "
-                "little. Void windows are hollow."
-            ),
-            figures.throughput(found).keep(f"{book}-throughput"),
-            figures.latency(found).keep(f"{book}-latency"),
-            tables.results(found, launches).keep(f"{book}-results"),
-            Text("#### MLA against GQA\nInside blocks; simultaneous intervals."),
-            figures.attention_ratio(found).keep(f"{book}-ratios"),
-            tables.comparisons(found).keep(f"{book}-comparisons"),
-            Text("#### Main effects and interaction"),
-            tables.effects(found).keep(f"{book}-effects"),
-            Text("#### The cost of a layer"),
-            figures.layer_cost(found).keep(f"{book}-layer-cost"),
-            tables.layer_costs(found).keep(f"{book}-layer-costs"),
-            Text("#### The KV cache"),
-            figures.kv_cache(found, launches).keep(f"{book}-kv-cache"),
-        ]
+        shown.append(Text(f"### {part.experiment.question}"))
+        shown += CHAPTERS[part.notebook].results(part, study.values)
     return shown
 
 
@@ -191,22 +130,21 @@ def confounds(study: Study) -> list[Shown]:
     """What could not be controlled."""
     return [
         ledgers.confounds(part.found, part.launches).keep(f"{part.notebook}-confounds")
-        for part in study.parts
+        for part in study.own
     ]
 
 
 def void_windows(study: Study) -> list[Shown]:
     """Every void window with its reasons."""
     return [
-        ledgers.void_windows(part.found).keep(f"{part.notebook}-void-windows")
-        for part in study.parts
+        ledgers.void_windows(part.found).keep(f"{part.notebook}-void-windows") for part in study.own
     ]
 
 
 def appendix(study: Study) -> list[Shown]:
     """Every window, and the setup in full."""
     shown: list[Shown] = []
-    for part in study.parts:
+    for part in study.own:
         windows = ledgers.all_windows(part.found).keep(f"{part.notebook}-windows")
         setup = ledgers.setup(part.experiment, part.launches, part.records)
         shown += [Text("### Every window"), windows]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from study import notebooks, paths, plan, platform, profiles
+from study import notebooks, paths, plan, platform, profiles, standing
 from study.plan import Launch
 from study.profiles import Profile
 from study.report import render
@@ -27,7 +27,7 @@ def all_launches(profile: Profile) -> tuple[Launch, ...]:
 def describe(profile: Profile, store: Store) -> str:
     """What the profile will do on this machine, and how long that takes."""
     launches = all_launches(profile)
-    missing = [launch for launch in launches if not store.is_done(launch.id)]
+    missing = standing.missing(launches, store)
     engine, machine = platform.engine(), platform.machine()
     lines = [
         f"profile {profile.name}: {profile.description}",

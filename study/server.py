@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import math
 import os
 import re
@@ -171,23 +172,24 @@ class Server:
 
     def get(self, path: str, timeout_s: float = 30.0) -> tuple[int, str]:
         """GET a page of the server: status and text."""
-        return self._ask("GET", path, timeout_s)
+        return self._ask("GET", path, None, timeout_s)
 
-    def post(self, path: str, timeout_s: float = 30.0) -> tuple[int, str]:
-        """POST to the server without a body: status and text."""
-        return self._ask("POST", path, timeout_s)
+    def post(self, path: str, body: object = None, timeout_s: float = 60.0) -> tuple[int, str]:
+        """POST to the server, with a body of JSON if one is given: status and text."""
+        return self._ask("POST", path, body, timeout_s)
 
-    def _ask(self, method: str, path: str, timeout_s: float) -> tuple[int, str]:
+    def _ask(self, method: str, path: str, body: object, timeout_s: float) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        content = None if body is None else json.dumps(body)
         try:
-            connection.request(method, path, headers=self._headers())
+            connection.request(method, path, content, self._headers())
             answer = connection.getresponse()
             return answer.status, answer.read().decode("utf-8", "replace")
         finally:
             connection.close()
 
     def _headers(self) -> Mapping[str, str]:
-        return {"Authorization": f"Bearer {self.api_key}"}
+        return {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
 
     def metrics(self) -> str:
         """The text of `/metrics`; a ServerError if the server is gone."""

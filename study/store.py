@@ -15,7 +15,7 @@ import fcntl
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +74,19 @@ class Attempt:
         return sorted(path.parent for path in self.folder.glob("windows/*/window.json"))
 
 
+def best_of(tries: Sequence[Attempt]) -> Attempt | None:
+    """The try that counts: the last that ended, measured before failed; else None."""
+    ended = [one for one in tries if one.outcome is not None]
+    whole = [one for one in ended if one.outcome != "failed"]
+    return next(reversed(whole or ended), None)
+
+
+def enough(tries: Sequence[Attempt]) -> bool:
+    """Whether a launch with these tries needs no further one."""
+    ended = [one for one in tries if one.outcome is not None]
+    return len(ended) >= MAX_ATTEMPTS or any(one.outcome != "failed" for one in ended)
+
+
 class Store:
     """The raw data of the study under one folder."""
 
@@ -118,15 +131,12 @@ class Store:
         return found
 
     def best(self, launch: str) -> Attempt | None:
-        """The try that counts: the last that ended, measured before failed; else None."""
-        ended = [one for one in self._of(launch) if one.outcome is not None]
-        whole = [one for one in ended if one.outcome != "failed"]
-        return next(reversed(whole or ended), None)
+        """The try at this launch that counts, if any ended."""
+        return best_of(self._of(launch))
 
     def is_done(self, launch: str) -> bool:
         """Whether this launch needs no further try."""
-        tries = [one for one in self._of(launch) if one.outcome is not None]
-        return len(tries) >= MAX_ATTEMPTS or any(one.outcome != "failed" for one in tries)
+        return enough(self._of(launch))
 
     def _of(self, launch: str) -> list[Attempt]:
         return [one for one in self.attempts() if one.launch == launch]

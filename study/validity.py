@@ -71,10 +71,11 @@ class Judgement:
 @dataclass(frozen=True)
 class WindowEvidence:
     """All that the window gates look at. `input_tokens` and `output_tokens` are what was asked
-    per request; `before` and `after` are the engine's counters around the whole load."""
+    per request (or the lengths of the prompts, used in turn); `before` and `after` are the
+    engine's counters around the whole load."""
 
     level: int
-    input_tokens: int
+    input_tokens: int | Sequence[int]
     output_tokens: int
     requests: pd.DataFrame
     chunks: pd.DataFrame
@@ -212,9 +213,13 @@ def steady_part_found(chunks: pd.DataFrame, steady: Steady | None) -> Judgement:
     )
 
 
-def lengths_delivered(requests: pd.DataFrame, input_tokens: int, output_tokens: int) -> Judgement:
+def lengths_delivered(
+    requests: pd.DataFrame, input_tokens: int | Sequence[int], output_tokens: int
+) -> Judgement:
     """Every completed request had as many tokens as asked, by the engine's own usage."""
-    limit = f"{input_tokens} in, {output_tokens} out"
+    lengths = np.atleast_1d(np.asarray(input_tokens))
+    spread = f"{lengths.min()}" + (f" to {lengths.max()}" if len(set(lengths)) > 1 else "")
+    limit = f"{spread} in, {output_tokens} out"
 
     def judge(verdict: Verdict, observed: float | str, text: str) -> Judgement:
         return Judgement("lengths_delivered", "window", verdict, observed, limit, text)
@@ -223,8 +228,10 @@ def lengths_delivered(requests: pd.DataFrame, input_tokens: int, output_tokens: 
     usage = done[["input_tokens", "output_tokens"]].astype("float64")
     if done.empty:
         return judge("cannot judge", np.nan, "No request completed, so no length was delivered.")
+    asked = lengths[done["request"].to_numpy() % len(lengths)]
     missing = usage.isna().any(axis=1)
-    wrong = (usage.notna() & (usage != [input_tokens, output_tokens])).any(axis=1)
+    differs = usage["input_tokens"].ne(asked) | usage["output_tokens"].ne(output_tokens)
+    wrong = differs & ~missing
     if wrong.any():
         first = usage[wrong].iloc[0]
         text = (
@@ -328,10 +335,11 @@ def _counts(evidence: WindowEvidence) -> list[Finding]:
     done = evidence.requests[completed(evidence.requests)]
     sent = int(np.isfinite(floats(evidence.requests, "sent_s")).sum())
     failed = sent - len(done)
+    longest = int(np.max(evidence.input_tokens))
     accounts = (
         ("requests_finished", "requests", float(len(done)), failed),
         ("output_tokens", "output tokens", _total(done, "output_tokens"), evidence.output_tokens),
-        ("input_tokens", "input tokens", _total(done, "input_tokens"), evidence.input_tokens),
+        ("input_tokens", "input tokens", _total(done, "input_tokens"), longest),
     )
     findings: list[Finding] = []
     for key, name, client, each in accounts:

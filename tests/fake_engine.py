@@ -46,8 +46,11 @@ class FakeEngine:
         )
         body = await reader.readexactly(length)
         if path == "/v1/completions":
-            await self.stream(json.loads(body), writer)
-            return
+            request = json.loads(body)
+            if request.get("stream"):
+                await self.stream(request, writer)
+                return
+            path = "whole answer"
         key = os.environ.get("VLLM_API_KEY", "")
         known = f"Bearer {key}" in head or not path.startswith("/v1")
         text = self.page(path) if known else "{}"
@@ -56,6 +59,9 @@ class FakeEngine:
         await writer.drain()
 
     def page(self, path: str) -> str:
+        if path == "whole answer":
+            choice = {"token_ids": [5, 6], "logprobs": {"token_logprobs": [-1.5, -2.5]}}
+            return json.dumps({"choices": [choice]})
         if path == "/v1/models":
             return json.dumps({"data": [{"id": self.name}]}, separators=(",", ":"))
         if path == "/server_info":

@@ -15,9 +15,11 @@ import numpy as np
 import pandas as pd
 
 from study import plan, theory
-from study.experiment import Architecture, Arm, WindowPlan
+from study.experiment import Arm, Experiment, WindowPlan
+from study.experiments import Architecture
 from study.frames import NOT_MEASURED, Frames
 from study.plan import Launch
+from study.standing import NOT_APPLICABLE
 from study.steady import Steady, WindowSummary, measure, steady_part
 from study.validity import Judgement
 
@@ -39,28 +41,37 @@ def experiment(**parameters: object) -> Architecture:
     return Architecture.of({**small, **parameters})
 
 
-def launches(asked: Architecture) -> tuple[Launch, ...]:
+def launches(asked: Experiment) -> tuple[Launch, ...]:
     return plan.launches(asked, SETUP)
 
 
 def frames(
-    asked: Architecture,
+    asked: Experiment,
     *,
     rejected: Mapping[str, str] | None = None,
+    in_force: Mapping[str, Mapping[str, str]] | None = None,
     not_measured: Collection[str] = (),
     void: Collection[Cell] = (),
     noise: float = 0.03,
 ) -> Frames:
-    """Everything measured, but for arms in `rejected` (their reason) or `not_measured`."""
+    """Everything measured, but for arms in `rejected` (their reason) or `not_measured`.
+
+    `in_force`: what the engine says of an arm instead of what was asked; where that makes the
+    treatment another one, the arm is `overridden` and its windows are void.
+    """
     rows, windows, judgements = [], [], []
     for launch in launches(asked):
         reason = (rejected or {}).get(launch.arm.name, "")
-        outcome = "rejected" if reason else "measured"
+        said_of_arm = _in_force(launch.arm) | dict((in_force or {}).get(launch.arm.name, {}))
+        outcome, reason = ("rejected", reason) if reason else _outcome(launch.arm, said_of_arm)
         if launch.arm.name in not_measured:
-            outcome = NOT_MEASURED
-        rows.append(_launch_row(launch, outcome, reason))
-        for window in launch.arm.windows if outcome == "measured" else ():
-            is_void = (launch.arm.name, window.workload.name, window.level, launch.block) in void
+            outcome, reason = NOT_MEASURED, ""
+        if launch.not_applicable:
+            outcome, reason = NOT_APPLICABLE, launch.not_applicable
+        rows.append(_launch_row(launch, outcome, reason, said_of_arm))
+        for window in launch.arm.windows if outcome in ("measured", "overridden") else ():
+            cell = (launch.arm.name, window.workload.name, window.level, launch.block)
+            is_void = cell in void or outcome == "overridden"
             row, said = _window_rows(launch, window, noise, is_void)
             windows.append(row)
             judgements += said
@@ -73,20 +84,31 @@ def _keys(launch: Launch) -> dict[str, Any]:
     return {**keys, "arm": arm.name, **arm.factors}
 
 
-def _launch_row(launch: Launch, outcome: str, reason: str) -> dict[str, Any]:
-    measured = outcome == "measured"
+def _outcome(arm: Arm, in_force: Mapping[str, str | None]) -> tuple[str, str]:
+    other = [
+        f"{k} was to be {v}, the engine ran {in_force[k]}"
+        for k, v in arm.expected.items()
+        if in_force[k] != v
+    ]
+    return ("overridden", "; ".join(other)) if other else ("measured", "")
+
+
+def _launch_row(
+    launch: Launch, outcome: str, reason: str, in_force: Mapping[str, str | None]
+) -> dict[str, Any]:
+    measured = outcome in ("measured", "overridden")
     row = {
         **_keys(launch),
         "outcome": outcome,
         "reason": reason,
-        "attempts": int(outcome != NOT_MEASURED),
+        "attempts": int(outcome not in (NOT_MEASURED, NOT_APPLICABLE)),
         "windows": len(launch.arm.windows) if measured else 0,
         "started_utc": "2026-11-21T00:00:00+00:00" if outcome != NOT_MEASURED else None,
         "ready_s": 25.0 + launch.block if measured else None,
         "stop_s": 2.0 if measured else None,
         "wall_s": 90.0 if measured else None,
     }
-    return row | (_in_force(launch.arm) if measured else {})
+    return row | (dict(in_force) if measured else {})
 
 
 def _in_force(arm: Arm) -> dict[str, str | None]:
@@ -94,9 +116,9 @@ def _in_force(arm: Arm) -> dict[str, str | None]:
     block_size = 16 if arm.model.attention == "mla" else 128
     tokens = 2**31 // per_token // block_size * block_size
     return {
-        **arm.expected,
         "attention_backend": "CPU_MLA" if arm.model.attention == "mla" else None,
         "block_size": str(block_size),
+        **arm.expected,
         "kv_cache_tokens": str(tokens),
         "kv_cache_bytes": str(2**31),
         "kv_bytes_per_token": str(per_token),
@@ -124,7 +146,19 @@ def _window_rows(
         "reasons": text if is_void else "",
         "load_s": 5.0,
         "wall_s": 6.0,
+        "warm_s": 1.0,
         "loop_lag_p99_s": 0.001,
+        "prefix_hits_tokens": 0.0,
+        "external_hits_tokens": 0.0,
+        "offload_load_bytes": np.nan,
+        "offload_store_bytes": np.nan,
+        "preemptions": 0.0,
+        "running_mean": float(min(window.level, launch.arm.flags["max_num_seqs"])),
+        "waiting_mean": float(max(0, window.level - int(launch.arm.flags["max_num_seqs"]))),
+        "waiting_max": float(max(0, window.level - int(launch.arm.flags["max_num_seqs"]))),
+        "kv_use_max": 0.1,
+        "stored_bytes": np.nan,
+        "stored_files": np.nan,
         **asdict(_summary(launch, window, noise)),
     }
     plain = [

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from study import engine
-from study.experiment import Architecture
-from study.run import counters
+from study.counters import counters
+from study.experiments import Architecture
 
 METRICS = """\
 # HELP vllm:cache_config_info Information of the LLMEngine CacheConfig

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from study import notebooks, profiles
 from study.errors import StudyError
-from study.experiment import EXPERIMENTS, Architecture, Workload
+from study.experiment import Workload
+from study.experiments import EXPERIMENTS, Architecture
 
 COUNT = st.integers(1, 10_000)
 

@@ -12,7 +12,8 @@ import pytest
 import stub
 
 from study import paths, style
-from study.experiment import EXPERIMENTS, Workload
+from study.experiment import Workload
+from study.experiments import EXPERIMENTS
 
 NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*.ipynb"))
 MAX_LINES = 10

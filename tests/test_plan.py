@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study import plan, protocol
-from study.experiment import Architecture
+from study.experiments import Architecture
 
 SETUP: dict[str, Any] = {"engine": {"version": "1"}, "packages": {}, "machine": {"cores": 2}}
 

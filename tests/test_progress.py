@@ -8,7 +8,7 @@ import time
 import pytest
 
 from study import plan
-from study.experiment import Architecture
+from study.experiments import Architecture
 from study.progress import Progress
 
 SETUP = {"engine": {"version": "1"}, "packages": {}, "machine": {}}
@@ -31,7 +31,7 @@ def test_the_time_left_falls_as_planned_when_the_pace_is_as_planned(
     total = progress.plan.seconds
     for number, launch in enumerate(launches, start=1):
         progress.launch(launch, number, 2)
-        clock[0] += plan.START_S
+        clock[0] += launch.start_s
         for index, window in enumerate(launch.arm.windows):
             progress.window(launch, index)
             left = seconds_left(out.getvalue().splitlines()[-1])
@@ -56,9 +56,9 @@ def test_a_slower_pace_means_more_time_left(monkeypatch: pytest.MonkeyPatch) -> 
         clock[0] += 3 * launch.expected_s
         progress.launch_done(launch, "rejected", "its words")
     progress.launch(launches[2], 3, 2)
-    clock[0] += 3 * plan.START_S
+    clock[0] += 3 * launch.start_s
     progress.window(launches[2], 0)
-    done = launches[0].expected_s + launches[1].expected_s + plan.START_S
+    done = launches[0].expected_s + launches[1].expected_s + launch.start_s
     expected = 3 * (progress.plan.seconds - done)
     assert seconds_left(out.getvalue().splitlines()[-1]) == pytest.approx(expected, abs=31)
     assert "rejected: its words" in out.getvalue()

@@ -14,13 +14,15 @@ import pandas as pd
 import pytest
 import stub
 
-from study import figures, paths, report, sentences, style
+from study import figures, paths, report, same_output, sentences, style
+from study.chapter import Part, Text
 from study.errors import StudyError
 from study.frames import Frames
 from study.sentences import Values
 
 ASKED = stub.experiment(depths=[4, 8])
 EMPTY = Frames(pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
+NO_OUTPUTS = pd.DataFrame(columns=[*same_output.COLUMNS, *same_output.HITS])
 FOUND = {
     "whole": stub.frames(ASKED),
     "void": stub.frames(ASKED, void=[("mla-moe-4", "long", 16, block) for block in range(3)]),
@@ -31,7 +33,7 @@ FOUND = {
 
 
 def _study(found: Frames) -> report.Study:
-    part = report.Part("20_architecture", ASKED, stub.launches(ASKED), found, (), None)
+    part = Part("20_architecture", ASKED, stub.launches(ASKED), found, (), NO_OUTPUTS, None)
     return report.Study("smoke", "A stub.", (part,))
 
 
@@ -51,7 +53,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_number_of_the_text_is_in_the_values(case: str) -> None:
     study = _study(FOUND[case])
     sections = [*report.summary(study), *report.rerun(study)]
-    text = "\n".join(shown.text for shown in sections if isinstance(shown, report.Text))
+    text = "\n".join(shown.text for shown in sections if isinstance(shown, Text))
     text += sentences.refusals("architecture", FOUND[case], study.values)
     assert len(text) > 200
     known = sorted((str(entry["text"]) for entry in study.values.known.values()), key=len)
@@ -138,7 +140,7 @@ def test_every_section_can_be_shown_whatever_was_measured(case: str, scratch: Pa
         shown = section(study)
         assert shown
         for one in shown:
-            text = one._repr_markdown_() if isinstance(one, report.Text) else one._repr_html_()
+            text = one._repr_markdown_() if isinstance(one, Text) else one._repr_html_()
             assert text.strip()
     report.write_values(study)
     written = orjson.loads((scratch / "report" / "values.json").read_bytes())

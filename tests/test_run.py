@@ -24,7 +24,8 @@ from study import engine, frames, platform
 from study import plan as planning
 from study.client import Client
 from study.engine import Command
-from study.experiment import Architecture, Arm
+from study.experiment import Arm
+from study.experiments import Architecture
 from study.run import run_experiment
 from study.store import Store
 
@@ -42,7 +43,9 @@ SMALL = {
 def fake(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> Path:
     """The stand-in engine in the place of vLLM, in a scratch study."""
 
-    def command(arm: Arm, python: str, _: Path, name: str, port: int, seed: int) -> Command:
+    def command(
+        arm: Arm, python: str, _: Path, name: str, port: int, seed: int, storage: str
+    ) -> Command:
         argv = (python, FAKE, "--port", str(port), "--served-model-name", name)
         return Command(argv, {"FAKE_FAULT": os.environ.get("FAKE_FAULT", "")})
 
@@ -165,10 +168,10 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from study import engine, platform
 from study.engine import Command
-from study.experiment import Architecture
+from study.experiments import Architecture
 from study.run import run_experiment
 import test_run
-def command(arm, python, folder, name, port, seed):
+def command(arm, python, folder, name, port, seed, storage):
     argv = (python, test_run.FAKE, "--port", str(port), "--served-model-name", name)
     return Command(argv, {{}})
 engine.command = command
@@ -204,6 +207,7 @@ def test_killed_anywhere_it_leaves_no_process_and_goes_on(scratch: Path, number:
 
 def test_the_order_is_start_warm_load_stop(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from study import run as running
+    from study import window
     from study.server import Server
 
     order: list[str] = []
@@ -215,7 +219,7 @@ def test_the_order_is_start_warm_load_stop(fake: Path, monkeypatch: pytest.Monke
             return super().run(load, into)
 
     monkeypatch.setattr(running, "Client", Noting)
-    monkeypatch.setattr(running, "WARM_AGREEMENT", 1.0)
+    monkeypatch.setattr(window, "WARM_AGREEMENT", 1.0)
 
     def noted_start(server: Server) -> None:
         order.append("start")

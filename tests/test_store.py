@@ -12,7 +12,7 @@ import pytest
 
 from study import plan
 from study.errors import StudyError
-from study.experiment import Architecture
+from study.experiments import Architecture
 from study.store import MAX_ATTEMPTS, Store, write_atomically
 
 SETUP = {"engine": {"version": "1"}, "packages": {}, "machine": {}}

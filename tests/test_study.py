@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from study import frames, platform, theory
-from study.experiment import Architecture, Arm
+from study.experiment import Arm
+from study.experiments import Architecture
 from study.progress import Progress
 from study.run import run_experiment
 from study.store import Store

@@ -1,0 +1,66 @@
+"""A limit on the time of the whole study: what comes first, and when to stop."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from study.errors import StudyError
+from study.plan import Launch
+
+DEADLINE = "STUDY_DEADLINE"  # in the environment, so that it reaches the notebooks' kernels
+UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+MARGIN = 1.1  # a launch is begun only if it would fit with so much to spare
+
+
+def parse(text: str) -> float:
+    """Seconds of a written duration: `2h`, `90min`, `1h30m`, `1800s`."""
+    parts = re.findall(r"(\d+(?:\.\d+)?) ?(h|min|m|s)", text.strip())
+    if not parts or "".join(a + b for a, b in parts) != text.replace(" ", ""):
+        raise StudyError(
+            f"a budget must be a time with its unit, as in 2h, 90min or 1h30m; it was {text!r}"
+        )
+    seconds = sum(float(number) * UNITS_S[unit] for number, unit in parts)
+    if seconds <= 0:
+        raise StudyError(f"a budget must be more than nothing; it was {text!r}")
+    return seconds
+
+
+@dataclass
+class Budget:
+    """When to stop (CLOCK_REALTIME seconds; None: never), and how slow this machine has been."""
+
+    deadline: float | None = None
+    _expected_s: float = field(default=0.0, init=False)
+    _took_s: float = field(default=0.0, init=False)
+
+    @classmethod
+    def from_environment(cls) -> Budget:
+        """The budget that the study as a whole was given."""
+        given = os.environ.get(DEADLINE)
+        return cls(float(given) if given else None)
+
+    def order(self, missing: Sequence[Launch]) -> tuple[Launch, ...]:
+        """What to measure, in order. With a deadline the arms of a lower rank lead their block."""
+        if self.deadline is None:
+            return tuple(missing)
+        return tuple(sorted(missing, key=lambda launch: (launch.block, launch.arm.rank)))
+
+    def allows(self, launch: Launch) -> bool:
+        """Whether the launch would be over in time, by what was seen so far."""
+        if self.deadline is None:
+            return True
+        slowness = max(1.0, self._took_s / self._expected_s) if self._expected_s else 1.0
+        return time.time() + MARGIN * slowness * launch.expected_s <= self.deadline
+
+    @contextmanager
+    def learning(self, launch: Launch) -> Iterator[None]:
+        """Compare what a launch takes with what was expected of it."""
+        began = time.monotonic()
+        yield
+        self._took_s += time.monotonic() - began
+        self._expected_s += launch.expected_s

@@ -1,0 +1,14 @@
+"""How each experiment is told in the report: a module each, in the form of `study.chapter`."""
+
+from typing import cast
+
+from study.chapter import Chapter
+from study.chapters import aiter, architecture, block_size, offload, saturation
+
+CHAPTERS: dict[str, Chapter] = {
+    "20_architecture": cast(Chapter, architecture),
+    "30_block_size": cast(Chapter, block_size),
+    "40_offload": cast(Chapter, offload),
+    "50_aiter": cast(Chapter, aiter),
+    "60_saturation": cast(Chapter, saturation),
+}

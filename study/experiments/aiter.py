@@ -1,0 +1,86 @@
+"""Engine-side switches: AITER where it exists, and what every platform can switch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from study import models
+from study.experiment import SOME, Arm, Levels, Models
+from study.experiments.serving import Serving
+
+Switch = Literal["compile", "kv_split", "aiter"]
+Switches = Annotated[tuple[Switch, ...], *SOME]
+SUB_SWITCHES = ("LINEAR", "MOE", "RMSNORM", "MLA", "MHA")  # each on by default under the master
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One position of a switch: how the engine is told, and which other it is compared with."""
+
+    switch: Switch
+    name: str
+    baseline: str
+    eager: bool
+    environment: dict[str, str] = field(default_factory=dict)
+    platforms: tuple[str, ...] = ()  # kinds of engine that have the switch; (): all
+
+
+def settings(eager: bool) -> Iterator[Setting]:
+    """Every setting, each baseline before what is compared with it."""
+    yield Setting("compile", "eager", "eager", True)
+    yield Setting("compile", "compiled", "eager", False)
+    # On a CPU: without splitting the keys and values of one request over the cores.
+    split = "VLLM_CPU_ATTN_SPLIT_KV"
+    yield Setting("kv_split", "kv-split", "kv-split", True, {split: "1"}, ("cpu",))
+    yield Setting("kv_split", "no-kv-split", "kv-split", True, {split: "0"}, ("cpu",))
+    master = "VLLM_ROCM_USE_AITER"
+    yield Setting("aiter", "aiter-off", "aiter-off", eager, {master: "0"}, ("rocm",))
+    yield Setting("aiter", "aiter-on", "aiter-off", eager, {master: "1"}, ("rocm",))
+    for part in SUB_SWITCHES:
+        without = {master: "1", f"{master}_{part}": "0"}
+        name = f"aiter-without-{part.lower()}"
+        yield Setting("aiter", name, "aiter-on", eager, without, ("rocm",))
+
+
+class Aiter(Serving):
+    """AITER on and off on ROCm; elsewhere not applicable, beside what can be switched there."""
+
+    notebook: ClassVar[str] = "50_aiter"
+    name: ClassVar[str] = "aiter"
+    question: ClassVar[str] = (
+        "What do engine-side switches change in speed and in its variability: AITER on ROCm, "
+        "compilation everywhere?"
+    )
+
+    models: Models = Field(default=("gqa-dense",), description="files in study/models")
+    layers: int = Field(default=2, ge=1, description="depth of the models")
+    levels: Levels = Field(default=(4,), description="requests in flight")
+    switches: Switches = Field(
+        default=("compile", "aiter"), description="compile, kv_split (CPU), aiter (ROCm)"
+    )
+
+    def arms(self) -> tuple[Arm, ...]:
+        """One arm per model and setting of the switches asked for."""
+        asked = [one for one in settings(self.eager) if one.switch in self.switches]
+        return tuple(self._arm(name, one) for name in self.models for one in asked)
+
+    def _arm(self, name: str, setting: Setting) -> Arm:
+        said = {key: str(value == "1") for key, value in setting.environment.items()}
+        return self.arm(
+            f"{name}-{setting.name}",
+            models.load(name).at_depth(self.layers),
+            self.windows(self.levels),
+            factors={
+                "switch": setting.switch,
+                "setting": setting.name,
+                "baseline": f"{name}-{setting.baseline}",
+            },
+            flags={"enforce_eager": setting.eager},
+            environment=setting.environment,
+            expected={"eager": str(setting.eager), **said},
+            platforms=setting.platforms,
+        )

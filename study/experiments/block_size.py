@@ -1,0 +1,40 @@
+"""KV block size: what the engine accepts, changes or refuses, and what the accepted ones cost."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from study import models
+from study.experiment import Arm, Levels
+from study.experiments.serving import Serving
+
+
+class BlockSize(Serving):
+    """`--block-size` per attention family; what runs is read from the engine."""
+
+    notebook: ClassVar[str] = "30_block_size"
+    name: ClassVar[str] = "block_size"
+    question: ClassVar[str] = (
+        "Which KV block sizes does the engine really run for each attention family, and what do "
+        "they change?"
+    )
+
+    block_sizes: Levels = Field(default=(1, 16, 32, 64, 128), description="--block-size, in tokens")
+    layers: int = Field(default=2, ge=1, description="depth of the models")
+    levels: Levels = Field(default=(4,), description="requests in flight")
+
+    def arms(self) -> tuple[Arm, ...]:
+        """One arm per model and block size."""
+        return tuple(self._arm(name, size) for name in self.models for size in self.block_sizes)
+
+    def _arm(self, name: str, size: int) -> Arm:
+        return self.arm(
+            f"{name}-block{size}",
+            models.load(name).at_depth(self.layers),
+            self.windows(self.levels),
+            factors={"block_size_asked": size},
+            flags={"block_size": size},
+            expected={"block_size": str(size), "prefix_caching": "False"},
+        )

@@ -1,0 +1,114 @@
+"""KV offload: what a prompt costs when its cache is computed, in memory, or restored."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from study import models, theory
+from study.experiment import SOME, STORAGE, Arm, WindowPlan, Workload
+from study.experiments.serving import Flags, Serving
+
+Mode = Literal["off", "file", "native"]
+Modes = Annotated[tuple[Mode, ...], *SOME]
+WHOLE_BLOCKS = 256  # tokens; a multiple of every block size that an engine has
+LAST_BLOCK = 128  # tokens that a request may leave empty in its last block
+
+# vLLM's own connector that keeps the cache of whole prompts in files.
+TO_FILES = {
+    "kv_connector": "ExampleConnector",
+    "kv_role": "kv_both",
+    "kv_connector_extra_config": {"shared_storage_path": STORAGE},
+}
+
+
+class Offload(Serving):
+    """Whole prompts are repeated whose set exceeds the KV cache.
+
+    `cold`: every prompt for the first time. `restored`: the oldest ones again, which memory no
+    longer holds. `memory`: the same once more, which memory now does hold.
+    """
+
+    notebook: ClassVar[str] = "40_offload"
+    name: ClassVar[str] = "offload"
+    question: ClassVar[str] = (
+        "What does KV offload save when a prompt comes back after memory has dropped it?"
+    )
+
+    modes: Modes = Field(default=("off", "file", "native"), description="off, file, native")
+    layers: int = Field(default=2, ge=1, description="depth of the models")
+    prompt_tokens: int = Field(default=1024, ge=16, description="length of each prompt")
+    output_tokens: int = Field(default=32, ge=2, description="tokens made from each prompt")
+    prompts: int = Field(default=32, ge=2, description="different prompts; memory cannot hold all")
+    repeated: int = Field(default=16, ge=1, description="prompts that come back; memory holds them")
+    offload_gib: float = Field(default=1.0, gt=0, description="--kv-offloading-size (native)")
+
+    @model_validator(mode="after")
+    def _exceeds_memory(self) -> Offload:
+        # Prompts are dropped oldest first, so those that come back must all have been.
+        if self.prompts < 2 * self.repeated or self.prompts * self.prompt_tokens < self.held_tokens:
+            raise ValueError(
+                f"prompts must be at least twice repeated, and long enough to exceed the cache of "
+                f"{self.held_tokens} tokens; they were {self.prompts} prompts of "
+                f"{self.prompt_tokens} tokens, {self.repeated} of them repeated"
+            )
+        return self
+
+    def arms(self) -> tuple[Arm, ...]:
+        """One arm per model and mode."""
+        return tuple(self._arm(name, mode) for name in self.models for mode in self.modes)
+
+    def _arm(self, name: str, mode: Mode) -> Arm:
+        model = models.load(name).at_depth(self.layers)
+        flags: Flags = {
+            "enable_prefix_caching": True,
+            "kv_cache_memory_bytes": self.held_tokens * theory.kv_bytes_per_token(model),
+        }
+        if mode == "file":
+            flags["kv_transfer_config"] = json.dumps(TO_FILES)
+        elif mode == "native":
+            flags |= {"kv_offloading_backend": "native", "kv_offloading_size": self.offload_gib}
+        arm = self.arm(
+            f"{name}-{mode}",
+            model,
+            self._phases(),
+            factors={"offload": mode},
+            flags=flags,
+            expected={} if mode == "off" else {"kv_connector": CONNECTORS[mode]},
+            output_passes=2,
+            rank=("file", "native", "off").index(mode),
+        )
+        # The cache has its size by the flag; this would override it.
+        return arm.model_copy(update={"environment": {}})
+
+    @property
+    def held_tokens(self) -> int:
+        """Tokens that the cache holds: the prompts that come back and a quarter more, not all."""
+        each = self.prompt_tokens + self.output_tokens + LAST_BLOCK
+        return WHOLE_BLOCKS * math.ceil(1.25 * self.repeated * each / WHOLE_BLOCKS)
+
+    def _phases(self) -> tuple[WindowPlan, ...]:
+        def phase(name: str, requests: int, repeats: int | None) -> WindowPlan:
+            return WindowPlan(
+                workload=Workload(
+                    name=name, input_tokens=self.prompt_tokens, output_tokens=self.output_tokens
+                ),
+                level=1,
+                steady_s=self.steady_s,
+                requests=requests,
+                repeats=repeats,
+                warm_up=repeats is None,
+            )
+
+        return (
+            phase("cold", self.prompts, None),
+            phase("restored", self.repeated, 0),
+            phase("memory", self.repeated, 0),
+        )
+
+
+# What the engine says that it has created.
+CONNECTORS = {"file": "ExampleConnector", "native": "OffloadingConnector"}

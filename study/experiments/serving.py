@@ -1,0 +1,87 @@
+"""What the experiments have in common: models served with settings that no arm may differ in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import Field
+
+from study import models, theory
+from study.experiment import Arm, Experiment, Models, WindowPlan, Workload, Workloads
+from study.models import Model
+
+Flags = dict[str, str | int | float | bool]
+
+# MLA on a CPU has neither; so nobody gets them, or they would hide in the ratio.
+PLAIN: Flags = {"enable_prefix_caching": False, "enable_chunked_prefill": False}
+
+
+class Serving(Experiment):
+    """Parameters of every experiment that starts servers of its own."""
+
+    models: Models = Field(default=("gqa-dense", "mla-dense"), description="files in study/models")
+    workloads: Workloads = Field(
+        default=("short:128/64", "long:1024/64"),
+        validate_default=True,
+        description="name:input/output tokens, or name:@prompts.jsonl/output",
+    )
+    max_num_seqs: int = Field(default=64, ge=1, le=4096, description="the engine's own limit")
+    kv_cache_gib: int = Field(default=2, ge=1, le=1024, description="cache size (CPU engine)")
+    eager: bool = Field(default=True, description="without compilation and graphs")
+    steady_s: float = Field(default=2.5, gt=0, le=3600, description="shortest steady part")
+
+    def arm(
+        self,
+        name: str,
+        model: Model,
+        windows: tuple[WindowPlan, ...],
+        *,
+        factors: Mapping[str, str | int] | None = None,
+        flags: Mapping[str, str | int | float | bool] | None = None,
+        environment: Mapping[str, str] | None = None,
+        expected: Mapping[str, str] | None = None,
+        **more: object,
+    ) -> Arm:
+        """One server of this experiment: what all arms have, and what this one has besides."""
+        longest = max(w.workload.input_tokens + w.workload.output_tokens for w in windows)
+        common: Flags = {
+            "max_model_len": longest,
+            # Prompts are taken whole, so a batch must have room for the longest.
+            "max_num_batched_tokens": max(2048, longest),
+            "max_num_seqs": self.max_num_seqs,
+            "enforce_eager": self.eager,
+            **PLAIN,
+        }
+        return Arm(
+            name=name,
+            factors={
+                "model": model.name,
+                "attention": model.attention,
+                "feed_forward": model.feed_forward,
+                "layers": model.layers,
+                **(factors or {}),
+            },
+            model=model,
+            flags={**common, **(flags or {})},
+            environment={"VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib)}
+            | dict(environment or {}),
+            expected={
+                # The cache of one token tells the attention families apart, whatever the log says.
+                "kv_bytes_per_token": str(theory.kv_bytes_per_token(model)),
+                "model_class": str(models.config(model)["architectures"][0]),  # type: ignore[index]
+                "max_num_seqs": str(self.max_num_seqs),
+                **(expected or {}),
+            },
+            windows=windows,
+            **more,  # type: ignore[arg-type]
+        )
+
+    def window(self, workload: Workload, level: int) -> WindowPlan:
+        """One level of one workload."""
+        return WindowPlan(workload=workload, level=level, steady_s=self.steady_s)
+
+    def windows(self, levels: tuple[int, ...]) -> tuple[WindowPlan, ...]:
+        """Every workload at every level, low levels first."""
+        return tuple(
+            self.window(workload, level) for workload in self.workloads for level in sorted(levels)
+        )
