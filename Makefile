@@ -6,9 +6,18 @@ PROFILE ?= auto
 VENV    ?= .venv
 NB      ?= 20_architecture
 P       ?=
+# Narrow or limit a profile:
+ONLY ?=
+MODELS ?=
+LAUNCHES ?=
+PROMPTS ?=
+BUDGET ?=
 # Where CPU builds of torch are, if pip does not find them where it looks already.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+CHOICE = --profile $(PROFILE) $(if $(ONLY),--only "$(ONLY)") $(if $(MODELS),--models "$(MODELS)") \
+  $(if $(LAUNCHES),--launches $(LAUNCHES)) $(if $(PROMPTS),--prompts "$(PROMPTS)")
+LIMIT = $(if $(BUDGET),--budget $(BUDGET))
 PY    := $(VENV)/bin/python
 READY := $(VENV)/ready
 .DELETE_ON_ERROR:
@@ -19,6 +28,7 @@ help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PROFILE=auto|smoke|cpu|gpu   ENGINE=auto|system|cpu|cuda|rocm   PYTHON=python3.11"
+	@echo '  ONLY=block_size,offload   MODELS=gqa-dense,mla-dense   LAUNCHES=5   BUDGET=2h   PROMPTS=my.jsonl'
 	@echo '  make run NB=20_architecture P="levels=[1,16] launches=5"'
 
 $(READY): $(wildcard requirements/*) pyproject.toml
@@ -28,16 +38,16 @@ $(READY): $(wildcard requirements/*) pyproject.toml
 setup: $(READY) ## Make the environment in .venv
 
 reproduce: $(READY) ## Run the whole study and write report/report.html
-	@$(PY) -m study reproduce --profile $(PROFILE)
+	@$(PY) -m study reproduce $(CHOICE) $(LIMIT)
 
 plan: $(READY) ## Say what `make reproduce` would measure, and how long it would take
-	@$(PY) -m study plan --profile $(PROFILE)
+	@$(PY) -m study plan $(CHOICE) $(LIMIT)
 
 run: $(READY) ## Run one notebook: make run NB=20_architecture P="levels=[1,16] launches=5"
 	@$(PY) -m study run $(NB) $(P)
 
 report: $(READY) ## Render the report from what has been measured
-	@$(PY) -m study report --profile $(PROFILE)
+	@$(PY) -m study report $(CHOICE)
 
 doctor: $(READY) ## Say what this machine and this engine are
 	@$(PY) -m study doctor

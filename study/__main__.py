@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from study.errors import StudyError
+
+if TYPE_CHECKING:
+    from study.profiles import Choice
 
 GO_ON = "What was measured is kept; run the same command to go on."
 
@@ -37,7 +42,9 @@ def _parser() -> argparse.ArgumentParser:
         ("report", _report, "compile the report from what is on disk"),
     ):
         one = commands.add_parser(name, help=text, description=text)
-        one.add_argument("--profile", default="auto", help="auto, smoke, cpu, gpu")
+        _add_choice(one)
+        if name != "report":
+            one.add_argument("--budget", help="stop in time, as in 2h or 90min")
         one.set_defaults(command=command)
 
     run = commands.add_parser("run", help="run one notebook with parameters of your own")
@@ -54,10 +61,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", default="auto", help="auto, smoke, cpu, gpu")
+    parser.add_argument("--only", default="", help="experiments, as in block_size,offload")
+    parser.add_argument("--models", default="", help="models, as in gqa-dense,mla-dense")
+    parser.add_argument("--launches", type=int, default=0, help="launches of every arm")
+    parser.add_argument("--prompts", default="", help="a JSONL file of prompts of your own")
+
+
+def _choice(options: argparse.Namespace) -> Choice:
+    from study.profiles import Choice
+
+    def split(text: str) -> tuple[str, ...]:
+        return tuple(part for part in text.replace(",", " ").split() if part)
+
+    if options.launches < 0:
+        raise StudyError(f"launches must be at least 1; it was {options.launches}")
+    prompts = str(Path(options.prompts).expanduser().resolve()) if options.prompts else ""
+    only, models = split(options.only), split(options.models)
+    return Choice(options.profile, only, models, options.launches, prompts)
+
+
+def _budget_s(options: argparse.Namespace) -> float | None:
+    from study import budget
+
+    return budget.parse(options.budget) if options.budget else None
+
+
 def _reproduce(options: argparse.Namespace) -> int:
     from study.reproduce import reproduce
 
-    reproduce(options.profile)
+    reproduce(_choice(options), _budget_s(options))
     return 0
 
 
@@ -66,14 +100,14 @@ def _plan(options: argparse.Namespace) -> int:
     from study.reproduce import describe
     from study.store import Store
 
-    print(describe(profiles.load(profiles.chosen(options.profile)), Store()))
+    print(describe(profiles.load(_choice(options)), Store(), _budget_s(options)))
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
     from study.reproduce import report
 
-    print(f"the report: {report(options.profile)}")
+    print(f"the report: {report(_choice(options))}")
     return 0
 
 

@@ -44,6 +44,11 @@ class Budget:
         given = os.environ.get(DEADLINE)
         return cls(float(given) if given else None)
 
+    @property
+    def ordering(self) -> str:
+        """How blocks are ordered, for the record."""
+        return "random" if self.deadline is None else "by rank"
+
     def order(self, missing: Sequence[Launch]) -> tuple[Launch, ...]:
         """What to measure, in order. With a deadline the arms of a lower rank lead their block."""
         if self.deadline is None:

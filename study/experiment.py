@@ -78,7 +78,7 @@ class WindowPlan(BaseModel):
 
     workload: Workload
     level: int  # requests in flight (closed loop)
-    steady_s: float  # the steady part lasts at least this long
+    steady_s: float = 0.0  # the steady part lasts at least this long
     steady_latencies: float = STEADY_LATENCIES  # and at least so many median latencies
     limit_s: float = LIMIT_S  # and the whole window never longer than this
     requests: int | None = None  # instead of a time: the window is over after so many

@@ -61,6 +61,9 @@ def read(launches: Sequence[Launch], store: Store | None = None) -> Frames:
     )
 
 
+RECORDED = ("started_utc", "order", "ready_s", "stop_s", "wall_s")
+
+
 def _keys(launch: Launch) -> dict[str, Any]:
     return {
         "experiment": launch.experiment,
@@ -79,7 +82,10 @@ def _launch_row(one: Standing) -> dict[str, Any]:
         "reason": one.reason,
         "attempts": one.attempts,
         "windows": len(one.attempt.windows) if one.attempt else 0,
-        **{name: record.get(name) for name in ("started_utc", "ready_s", "stop_s", "wall_s")},
+        **{
+            name: record.get(name)
+            for name in ("started_utc", "order", "ready_s", "stop_s", "wall_s")
+        },
         **(record.get("in_force") or {}),
     }
 

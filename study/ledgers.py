@@ -82,6 +82,7 @@ def confounds(found: Frames, launches: Sequence[Launch]) -> Table:
         *_in_force_differences(found),
         *_model_differences(launches),
         *_switched_off(launches),
+        *_ordered(found),
         *_limits(launches),
     ]
     data = pd.DataFrame(rows, columns=["confound", "what was so", "what it means"])
@@ -153,6 +154,13 @@ def _switched_off(launches: Sequence[Launch]) -> list[Row]:
         return []
     meaning = "MLA on a CPU has neither, so nobody gets them, or they would hide in the ratio."
     return [("features off for all", ", ".join(off), meaning)]
+
+
+def _ordered(found: Frames) -> list[Row]:
+    if "order" not in found.launches or not (found.launches["order"] == "by rank").any():
+        return []
+    meaning = "Inside a block some arms always came first, so a drift of the machine would side."
+    return [("order of arms", "by how much they tell, for lack of time (budget)", meaning)]
 
 
 def _limits(launches: Sequence[Launch]) -> list[Row]:

@@ -13,11 +13,39 @@ from typing import Any
 from study import platform, protocol
 from study.experiment import Arm, Experiment, WindowPlan
 
-# Measured on two cores of a server CPU; the run replaces them by what it sees.
-START_S = 29.0
-COMPILE_S = 10.0
 OUTPUTS_S = 1.0  # a pass of the fixed prompts
 STOP_S = 2.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast a kind of machine is, roughly: enough to plan by; the run learns the truth.
+
+    A decoding step has a part of its own, and per layer a part of its own and one per stream;
+    a prefill costs a layer so much per token.
+    """
+
+    start_s: float
+    compile_s: float
+    step_s: float
+    layer_s: float
+    stream_s: float
+    prefill_s: dict[str, float]  # by attention family
+
+    def latency_s(self, arm: Arm, window: WindowPlan) -> float:
+        """Of one request. Beyond what the engine runs at once, requests wait for as long again."""
+        layers, workload = arm.model.layers, window.workload
+        running = min(window.level, int(arm.flags["max_num_seqs"]))
+        step_s = self.step_s + layers * (self.layer_s + self.stream_s * running)
+        prefill_s = layers * self.prefill_s[arm.model.attention]
+        latency_s = workload.output_tokens * step_s + running * workload.input_tokens * prefill_s
+        return latency_s * window.level / running
+
+
+# Measured with the small models on two cores of a server CPU.
+ON_A_CPU = Pace(27.0, 10.0, 0.9e-3, 0.35e-3, 0.06e-3, {"gqa": 28e-6, "mla": 90e-6})
+# A guess from published figures for a model of 1e9 parameters; the budget corrects it as it goes.
+ON_A_GPU = Pace(60.0, 60.0, 1e-3, 0.15e-3, 0.5e-6, {"gqa": 0.5e-6, "mla": 0.5e-6})
 
 
 @dataclass(frozen=True)
@@ -61,16 +89,27 @@ class Launch:
     @property
     def start_s(self) -> float:
         """How long until its first window, roughly: the server's start and the fixed prompts."""
-        compile_s = 0.0 if self.arm.flags.get("enforce_eager") else COMPILE_S
-        return START_S + compile_s + self.arm.output_passes * OUTPUTS_S
+        pace = ON_A_CPU if self.setup["engine"]["kind"] == "cpu" else ON_A_GPU
+        compile_s = 0.0 if self.arm.flags.get("enforce_eager") else pace.compile_s
+        return pace.start_s + compile_s + self.arm.output_passes * OUTPUTS_S
 
     @property
     def expected_s(self) -> float:
         """How long it will take, roughly; nothing where it does not apply."""
         if self.not_applicable:
             return 0.0
-        windows = sum(expected_window_s(self.arm, window) for window in self.arm.windows)
+        windows = sum(self.window_s(window) for window in self.arm.windows)
         return self.start_s + windows + STOP_S
+
+    def window_s(self, window: WindowPlan) -> float:
+        """How long one of its windows will take, roughly: warm-up, ramp, steady part, drain."""
+        pace = ON_A_CPU if self.setup["engine"]["kind"] == "cpu" else ON_A_GPU
+        latency = pace.latency_s(self.arm, window)
+        if window.requests:
+            return latency * (window.requests / window.level + 2 * window.warm_up)
+        warm = latency + 1.3 * max(latency, 0.5) + 0.15
+        steady = max(window.steady_s, window.steady_latencies * latency)
+        return warm + min(steady + 2 * latency, window.limit_s)
 
 
 def setup() -> dict[str, Any]:
@@ -96,27 +135,6 @@ def launches(experiment: Experiment, setup: dict[str, Any]) -> tuple[Launch, ...
         random.Random(f"{experiment.seed}/{name}/{block}").shuffle(arms)
         ordered += [Launch(name, block, arm, experiment.seed, setup) for arm in arms]
     return tuple(ordered)
-
-
-def expected_window_s(arm: Arm, window: WindowPlan) -> float:
-    """Seconds of one window: slices of warm-up, then ramp, steady part and drain."""
-    latency = expected_latency_s(arm, window)
-    if window.requests:
-        return latency * (window.requests / window.level + 2 * window.warm_up)
-    warm = latency + 1.3 * max(latency, 0.5) + 0.15
-    steady = max(window.steady_s, window.steady_latencies * latency)
-    return warm + min(steady + 2 * latency, window.limit_s)
-
-
-def expected_latency_s(arm: Arm, window: WindowPlan) -> float:
-    """A rough latency on two cores: decoding steps, and the prefills that come between them.
-
-    A step has a part of its own, and per layer a part of its own and one per stream.
-    """
-    layers, level, workload = arm.model.layers, window.level, window.workload
-    step_s = 0.9e-3 + layers * (0.35e-3 + 0.06e-3 * level)
-    prefill_s = layers * (30e-6 if arm.model.attention == "gqa" else 90e-6)
-    return workload.output_tokens * step_s + level * workload.input_tokens * prefill_s
 
 
 @dataclass(frozen=True)

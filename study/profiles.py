@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import yaml
 
 from study import paths, platform
 from study.errors import StudyError, unknown_name
 from study.experiment import Experiment
-from study.experiments import by_notebook
+from study.experiments import EXPERIMENTS, by_notebook
 
 AUTO = "auto"
+OWN_PROMPTS = "own"  # the name of the workload that takes the place of the synthetic ones
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,31 @@ class Profile:
     name: str
     description: str
     experiments: dict[str, Experiment]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A profile as somebody asks for it, narrowed: empty, zero or "" leave it as it is.
+
+    only: experiments, by name or notebook. models: names of files in study/models. launches: of
+    every arm. prompts: a JSONL file in the place of the synthetic workloads.
+    """
+
+    profile: str = AUTO
+    only: Sequence[str] = ()
+    models: Sequence[str] = ()
+    launches: int = 0
+    prompts: str = ""
+
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the report's notebook that stand for this choice."""
+        return {
+            "profile": chosen(self.profile),
+            "only": list(self.only),
+            "models": list(self.models),
+            "launches": self.launches,
+            "prompts": self.prompts,
+        }
 
 
 def names() -> list[str]:
@@ -35,8 +63,10 @@ def chosen(name: str) -> str:
     return "gpu" if platform.gpus() and platform.engine().kind != "cpu" else "cpu"
 
 
-def load(name: str) -> Profile:
-    """The profile of that name; a StudyError lists the known ones, or names what it breaks."""
+def load(choice: Choice | str) -> Profile:
+    """The profile asked for; a StudyError lists the known ones, or names what it breaks."""
+    choice = Choice(choice) if isinstance(choice, str) else choice
+    name = chosen(choice.profile)
     path = paths.PROFILES / f"{name}.yaml"
     if not path.is_file():
         raise unknown_name("a profile", name, [*names(), AUTO])
@@ -50,7 +80,38 @@ def load(name: str) -> Profile:
             f"its parameters; it has {content!r}"
         ) from error
     experiments = {
-        notebook: by_notebook(notebook).of(parameters or {})
+        notebook: by_notebook(notebook).of(_narrowed(notebook, parameters or {}, choice))
         for notebook, parameters in sorted(notebooks.items())
     }
-    return Profile(name, description, experiments)
+    return _only(Profile(name, description, experiments), choice.only)
+
+
+def _narrowed(notebook: str, parameters: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
+    kind = by_notebook(notebook)
+    found = dict(parameters)
+    if choice.launches:
+        found["launches"] = choice.launches
+    if choice.models:
+        found["models"] = list(choice.models)
+        if "saturated" in kind.model_fields:
+            before = found.get("saturated", kind.model_fields["saturated"].default)
+            found["saturated"] = [one for one in before if one in choice.models]
+            if before and not found["saturated"]:
+                found["saturated"] = list(choice.models)
+    if choice.prompts and "workloads" in kind.model_fields:
+        output_tokens = kind.of(parameters).workloads[0].output_tokens  # type: ignore[attr-defined]
+        found["workloads"] = [f"{OWN_PROMPTS}:@{choice.prompts}/{output_tokens}"]
+    return found
+
+
+def _only(profile: Profile, wanted: Iterable[str]) -> Profile:
+    notebooks = {kind.name: notebook for notebook, kind in EXPERIMENTS.items()}
+    asked = []
+    for name in wanted:
+        notebook = notebooks.get(name, name)
+        if notebook not in profile.experiments:
+            known = [one.name for one in profile.experiments.values()]
+            raise unknown_name(f"an experiment of the profile {profile.name}", name, known)
+        asked.append(notebook)
+    kept = {name: one for name, one in profile.experiments.items() if not asked or name in asked}
+    return replace(profile, experiments=kept)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TextIO
 
-from study.plan import Cost, Launch, cost, duration, expected_window_s
+from study.plan import Cost, Launch, cost, duration
 
 
 class Progress:
@@ -47,7 +47,7 @@ class Progress:
     def window_done(self, launch: Launch, index: int) -> None:
         """A window of the launch is on disk."""
         self._windows_done += 1
-        self._launch_so_far_s += expected_window_s(launch.arm, launch.arm.windows[index])
+        self._launch_so_far_s += launch.window_s(launch.arm.windows[index])
 
     def skipped(self, launch: Launch, why: str) -> None:
         """The launch will not be measured now."""

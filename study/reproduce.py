@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
-from study import notebooks, paths, plan, platform, profiles, standing
+from study import budget, notebooks, paths, plan, platform, profiles, standing
+from study.budget import Budget
 from study.plan import Launch
-from study.profiles import Profile
+from study.profiles import Choice, Profile
 from study.report import render
 from study.store import Store
 
-RENDERING_S = 40.0  # the notebooks' own cells and the report
+NOTEBOOK_S = 9.0  # a notebook's own cells: its kernel, tables and figures
+REPORT_S = 15.0
 
 
 def all_launches(profile: Profile) -> tuple[Launch, ...]:
-    """Every launch of every experiment of the profile."""
+    """Every launch of every experiment of the profile, each once."""
     setup = plan.setup()
-    return tuple(
-        launch
+    found = {
+        launch.id: launch
         for experiment in profile.experiments.values()
         for launch in plan.launches(experiment, setup)
-    )
+        if not launch.not_applicable
+    }
+    return tuple(found.values())
 
 
-def describe(profile: Profile, store: Store) -> str:
+def rendering_s(profile: Profile) -> float:
+    """How long the notebooks and the report take beside the measuring."""
+    return NOTEBOOK_S * len(profile.experiments) + REPORT_S
+
+
+def describe(profile: Profile, store: Store, budget_s: float | None = None) -> str:
     """What the profile will do on this machine, and how long that takes."""
     launches = all_launches(profile)
     missing = standing.missing(launches, store)
     engine, machine = platform.engine(), platform.machine()
+    rest_s = rendering_s(profile)
     lines = [
         f"profile {profile.name}: {profile.description}",
         f"engine: {engine.package} {engine.version} ({engine.kind})",
@@ -36,30 +47,62 @@ def describe(profile: Profile, store: Store) -> str:
         f"{machine.memory_gib} GiB",
         f"the whole profile: {plan.cost(launches)}",
         f"still to measure:  {plan.cost(missing)}",
-        f"then the report, about {RENDERING_S:.0f} s",
+        f"in all, with notebooks and report: about "
+        f"{plan.duration(plan.cost(missing).seconds + rest_s)}",
     ]
+    if budget_s is not None:
+        lines.append(_within(missing, budget_s - rest_s))
     return "\n".join(lines)
 
 
-def reproduce(name: str) -> Path:
-    """Run the study; return the report. Only what is not on disk yet is measured."""
-    profile = profiles.load(profiles.chosen(name))
-    store = Store()
+def _within(missing: tuple[Launch, ...], left_s: float) -> str:
+    """What a budget leaves room for, in the order in which it would be measured."""
+    fitting: list[Launch] = []
+    for launch in Budget(deadline=left_s).order(missing):
+        if launch.expected_s <= left_s:
+            fitting.append(launch)
+            left_s -= launch.expected_s
+    return f"within the budget: {plan.cost(fitting)}; the other arms will be shown as not measured"
+
+
+def reproduce(choice: Choice, budget_s: float | None = None) -> Path:
+    """Run the study; return the report. Only what is not on disk yet is measured.
+
+    With a budget every experiment's first block comes before any second block, and the report
+    says what there was no time for.
+    """
+    profile, store = profiles.load(choice), Store()
     store.prepare()
-    print(describe(profile, store), flush=True)
+    print(describe(profile, store, budget_s), flush=True)
     began = time.monotonic()
+    if budget_s is not None:
+        os.environ[budget.DEADLINE] = str(time.time() + budget_s - rendering_s(profile))
+        _in_rounds(profile, store)
     for notebook, experiment in profile.experiments.items():
         print(f"\n{notebook}", flush=True)
         notebooks.execute(notebook, dict(experiment))
-    path = report(profile.name)
+    path = report(choice)
     print(f"\ndone in {plan.duration(time.monotonic() - began)}; the report: {path}")
     return path
 
 
-def report(name: str) -> Path:
+def _in_rounds(profile: Profile, store: Store) -> None:
+    """Block by block over all experiments, for as long as there is time for a launch more."""
+    setup, limit = plan.setup(), Budget.from_environment()
+    for block in range(max(one.launches for one in profile.experiments.values())):
+        for notebook, experiment in profile.experiments.items():
+            if block >= experiment.launches - 1:
+                continue  # the last block is the ordinary run's
+            upto = experiment.model_copy(update={"launches": block + 1})
+            missing = standing.missing(plan.launches(upto, setup), store)
+            if any(limit.allows(launch) for launch in missing):
+                print(f"\n{notebook}, block {block + 1}", flush=True)
+                notebooks.execute(notebook, dict(upto))
+
+
+def report(choice: Choice) -> Path:
     """Compile the report of a profile from what is on disk."""
-    profile = profiles.load(profiles.chosen(name))
     print(f"\n{notebooks.REPORT}", flush=True)
-    executed = notebooks.execute(notebooks.REPORT, {"profile": profile.name})
+    executed = notebooks.execute(notebooks.REPORT, choice.parameters())
     paths.REPORT.mkdir(parents=True, exist_ok=True)
     return render(executed, paths.REPORT / "report.html")

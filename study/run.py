@@ -66,14 +66,20 @@ def _try(
         tries += 1
         progress.say("starting the server")
         with budget.learning(launch):
-            run_launch(launch, store, client, progress)
+            run_launch(launch, store, client, progress, budget.ordering)
     if not tries:
         progress.skipped(launch, "settled by the engine's answer in an earlier block")
 
 
-def run_launch(launch: Launch, store: Store, client: Client, progress: Progress) -> None:
-    """Measure one launch. Only an interruption or a full disk raises; the rest is an outcome."""
+def run_launch(
+    launch: Launch, store: Store, client: Client, progress: Progress, order: str = "random"
+) -> None:
+    """Measure one launch. Only an interruption or a full disk raises; the rest is an outcome.
+
+    `order` is how its block was ordered, for the record.
+    """
     writer = store.begin(launch)
+    writer.update(order=order)
     try:
         outcome, reason = _measure(launch, writer, client, progress)
     except ServerError as error:

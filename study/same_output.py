@@ -2,6 +2,10 @@
 
 The fixed prompts (study.outputs) are compared prompt by prompt inside a block, where weights are
 the same, up to and with the first token that differs: after it the contexts are not the same.
+
+What it cannot see: one log-probability a side does not prove a tie, since two unrelated tokens
+may come as near by chance (`Agreement.chance`); a wrong computation that hides so would have to
+do it in every prompt that differs, and move no log-probability before.
 """
 
 from __future__ import annotations
@@ -18,12 +22,15 @@ import pandas as pd
 from study.estimates import rows_of
 from study.plan import Launch
 from study.standing import standings
+from study.steady import Floats
 from study.store import Store
+from study.tables import Table, number
 from study.validity import Judgement, Verdict
 
 # Logits of bfloat16 have a relative precision of 2^-8, and theirs are of the order of one: two
 # ways to add the same numbers differ by about 0.01 in a log-probability.
 LOGPROB_TOLERANCE = 0.05
+NOTHING = "no block has outputs of both"
 COLUMNS = ("launch", "block", "arm", "number", "prompt", "kind", "tokens", "logprobs", "error")
 HITS = ("prefix_hits_tokens", "external_hits_tokens")
 
@@ -32,21 +39,27 @@ HITS = ("prefix_hits_tokens", "external_hits_tokens")
 class Agreement:
     """What two sides made of the same prompts, over all blocks that have both.
 
-    prompts: compared; tokens: compared (up to the first difference); differing: prompts with a
-    difference; ties: those of them where both sides gave their token nearly the same probability,
-    so that rounding decides; logprob_change: the largest change of a log-probability; control:
-    the median change between a prompt and its twin, which begins otherwise, on the baseline.
+    prompts: answered by both sides and so compared; unanswered: sent by both, but not answered
+    by one; tokens: compared (up to the first difference); differing: prompts with a difference;
+    ties: those of them where both sides gave their token nearly the same probability, so that
+    rounding decides; logprob_change: the largest change of a log-probability.
+
+    What the check is worth, from prompts and their twins, which begin otherwise, on the baseline:
+    control is the median change of a log-probability between them; chance, the share of positions
+    with other tokens that would pass for a tie.
     """
 
     treatment: str
     baseline: str
     blocks: int
     prompts: int
+    unanswered: int
     tokens: int
     differing: int
     ties: int
     logprob_change: float
     control: float
+    chance: float
 
     @property
     def judgement(self) -> Judgement:
@@ -59,7 +72,8 @@ class Agreement:
     def _verdict(self) -> tuple[Verdict, str]:
         pair = f"{self.treatment} against {self.baseline}"
         if not self.prompts:
-            return "cannot judge", f"{pair}: no block has outputs of both."
+            why = f"of {self.unanswered} prompts none was answered by both"
+            return "cannot judge", f"{pair}: {why if self.unanswered else NOTHING}."
         said = (
             f"{pair}: {self.differing} of {self.prompts} prompts give other tokens ({self.ties} at "
             f"a tie); log-probabilities change by at most {self.logprob_change:.2g}, those of a "
@@ -67,6 +81,8 @@ class Agreement:
         )
         if self.differing > self.ties or self.logprob_change > LOGPROB_TOLERANCE:
             return "fail", f"{said}: not the same computation."
+        if self.unanswered:
+            return "cannot judge", f"{said}; {self.unanswered} more were not answered by both."
         if not self.control > 2 * LOGPROB_TOLERANCE:
             return "cannot judge", f"{said}: the output hardly depends on the prompt."
         return "pass", f"{said}."
@@ -89,11 +105,11 @@ def read(launches: Sequence[Launch], store: Store | None = None) -> pd.DataFrame
         if path is None or not path.exists():
             continue
         keys = {"launch": one.launch.id, "block": one.launch.block, "arm": one.launch.arm.name}
-        for number, taken in enumerate(orjson.loads(path.read_bytes())["passes"]):
+        for place, taken in enumerate(orjson.loads(path.read_bytes())["passes"]):
             hits = {name: taken["counters"].get(name, np.nan) for name in HITS}
             rows += [
-                {**keys, "number": number, "prompt": place // 2, **output, **hits}
-                for place, output in enumerate(taken["outputs"])
+                {**keys, "number": place, "prompt": index // 2, **output, **hits}
+                for index, output in enumerate(taken["outputs"])
             ]
     return pd.DataFrame(rows, columns=[*COLUMNS, *HITS])
 
@@ -102,18 +118,14 @@ def compare(
     outputs: pd.DataFrame, treatment: str, baseline: str, passes: tuple[int, int] = (0, 0)
 ) -> Agreement:
     """Compare two arms (or two passes of one arm) inside blocks. `passes`: treatment, baseline."""
-    sides = [
+    treated, base = (
         _side(outputs, arm, number)
         for arm, number in zip((treatment, baseline), passes, strict=True)
-    ]
-    common = sides[0].keys() & sides[1].keys()
-    pairs = [(sides[0][key], sides[1][key]) for key in sorted(common) if key[2] == "prompt"]
-    found = [_differences(*pair) for pair in pairs]
-    twins = [
-        _change(row, sides[1][block, prompt, "twin"])
-        for (block, prompt, kind), row in sides[1].items()
-        if kind == "prompt" and (block, prompt, "twin") in sides[1]
-    ]
+    )
+    both = [key for key in sorted(treated.keys() & base.keys()) if key[2] == "prompt"]
+    answered = [key for key in both if treated[key].answered and base[key].answered]
+    found = [_differences(treated[key], base[key]) for key in answered]
+    changes, near = _twins(base)
     names = [
         arm if passes == (0, 0) else f"{arm}, pass {number + 1}"
         for arm, number in zip((treatment, baseline), passes, strict=True)
@@ -121,22 +133,73 @@ def compare(
     return Agreement(
         treatment=names[0],
         baseline=names[1],
-        blocks=len({key[0] for key in common}),
+        blocks=len({block for block, *_ in answered}),
         prompts=len(found),
+        unanswered=len(both) - len(answered),
         tokens=sum(one.tokens for one in found),
         differing=sum(one.differs for one in found),
         ties=sum(one.tie for one in found),
         logprob_change=max((one.change for one in found), default=np.nan),
-        control=float(np.median(twins)) if twins else np.nan,
+        control=float(np.median(changes)) if changes else np.nan,
+        chance=float(np.mean(near)) if near else np.nan,
+    )
+
+
+def table(agreements: Sequence[Agreement]) -> Table:
+    """A row per comparison, with its verdict."""
+    data = pd.DataFrame([one.as_row() for one in agreements])
+    if data.empty:
+        return Table(data, data, "Outputs were not compared: no two arms should give the same.")
+    shown = pd.DataFrame(
+        {
+            "compared": data["treatment"] + " against " + data["baseline"],
+            "blocks": data["blocks"],
+            "prompts": data["prompts"],
+            "tokens": data["tokens"],
+            "prompts that differ": data["differing"],
+            "of these at a tie": data["ties"],
+            "largest change of a log-probability": data["logprob_change"].map(number),
+            "control": data["control"].map(number),
+            "verdict": data["verdict"],
+            "text": data["text"],
+        }
+    )
+    chance = data["chance"].max()
+    return Table(
+        shown,
+        data,
+        "The same fixed prompts, decoded greedily by both arms of a pair and compared inside "
+        "blocks, token by token up to the first difference. A difference is at a tie where both "
+        f"gave their token the same log-probability within {LOGPROB_TOLERANCE:g}: rounding "
+        "decides there. Control: how much a log-probability changes (median) when the prompt "
+        "begins otherwise; without that much the comparison could not fail."
+        + ("" if np.isnan(chance) else f" Unrelated tokens come as near as a tie in {chance:.0%}.")
+        + " Sent to one server one by one: what batching changes is not seen.",
     )
 
 
 Key = tuple[int, int, str]  # block, prompt, kind
 
 
-def _side(outputs: pd.DataFrame, arm: str, number: int) -> dict[Key, Any]:
-    of = outputs[(outputs["arm"] == arm) & (outputs["number"] == number) & (outputs["error"] == "")]
-    return {(row.block, row.prompt, row.kind): row for row in rows_of(of)}
+@dataclass(frozen=True)
+class _Output:
+    tokens: tuple[int, ...]
+    logprobs: Floats
+
+    @property
+    def answered(self) -> bool:
+        whole = 0 < len(self.tokens) == len(self.logprobs)
+        return whole and bool(np.isfinite(self.logprobs).all())
+
+
+def _side(outputs: pd.DataFrame, arm: str, number: int) -> dict[Key, _Output]:
+    of = outputs[(outputs["arm"] == arm) & (outputs["number"] == number)]
+    return {
+        (row.block, row.prompt, row.kind): _Output(
+            () if row.error else tuple(row.tokens), np.array(row.logprobs, dtype=np.float64)
+        )
+        for row in rows_of(of)
+    }
 
 
 @dataclass(frozen=True)
@@ -147,18 +210,32 @@ class _Difference:
     change: float
 
 
-def _differences(one: Any, other: Any) -> _Difference:
+def _differences(one: _Output, other: _Output) -> _Difference:
     length = min(len(one.tokens), len(other.tokens))
     same = len(list(takewhile(lambda i: one.tokens[i] == other.tokens[i], range(length))))
-    seen = slice(0, min(same + 1, length))
-    changes = np.abs(np.subtract(one.logprobs[seen], other.logprobs[seen]))
-    differs = same < length
-    tie = differs and changes[same] <= LOGPROB_TOLERANCE
+    changes = _changes(one, other)[: same + 1]
+    differs = same < max(len(one.tokens), len(other.tokens))  # one that stops early differs too
+    tie = same < length and changes[same] <= LOGPROB_TOLERANCE
     return _Difference(len(changes), differs, bool(tie), float(changes.max(initial=0.0)))
 
 
-def _change(one: Any, twin: Any) -> float:
-    """The median change of a log-probability between two outputs, position by position."""
-    length = min(len(one.logprobs), len(twin.logprobs))
-    changes = np.abs(np.subtract(one.logprobs[:length], twin.logprobs[:length]))
-    return float(np.median(changes)) if length else np.nan
+def _changes(one: _Output, other: _Output) -> Floats:
+    """By how much log-probabilities change, position by position."""
+    length = min(len(one.tokens), len(other.tokens))
+    changes: Floats = np.abs(one.logprobs[:length] - other.logprobs[:length])
+    return changes
+
+
+def _twins(side: dict[Key, _Output]) -> tuple[list[float], list[bool]]:
+    """Of each prompt and its twin the median change; of each other token, whether it is near."""
+    medians: list[float] = []
+    near: list[bool] = []
+    for (block, prompt, kind), one in side.items():
+        twin = side.get((block, prompt, "twin"))
+        if kind != "prompt" or twin is None or not (one.answered and twin.answered):
+            continue
+        changes = _changes(one, twin)
+        medians.append(float(np.median(changes)))
+        pairs = zip(one.tokens, twin.tokens, changes, strict=False)  # as far as the shorter one
+        near += [bool(change <= LOGPROB_TOLERANCE) for a, b, change in pairs if a != b]
+    return medians, near

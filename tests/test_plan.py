@@ -10,7 +10,11 @@ from hypothesis import strategies as st
 from study import plan, protocol
 from study.experiments import Architecture
 
-SETUP: dict[str, Any] = {"engine": {"version": "1"}, "packages": {}, "machine": {"cores": 2}}
+SETUP: dict[str, Any] = {
+    "engine": {"version": "1", "kind": "cpu"},
+    "packages": {},
+    "machine": {"cores": 2},
+}
 
 
 def launches(**parameters: object) -> tuple[plan.Launch, ...]:
@@ -63,7 +67,7 @@ def test_cost_adds_up() -> None:
     found = launches(launches=2)
     total, half = plan.cost(found), plan.cost(found[:4])
     assert (total.launches, total.windows) == (8, 8 * 4)
-    assert total.seconds > half.seconds > 4 * plan.START_S
+    assert total.seconds > half.seconds > 4 * plan.ON_A_CPU.start_s
     assert "8 launches, 32 windows, about" in str(total)
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from study import models
 from study.experiment import SOME, Arm, Levels, Models
-from study.experiments.serving import Serving
+from study.experiments.serving import Loaded
 
 Switch = Literal["compile", "kv_split", "aiter"]
 Switches = Annotated[tuple[Switch, ...], *SOME]
@@ -46,7 +46,7 @@ def settings(eager: bool) -> Iterator[Setting]:
         yield Setting("aiter", name, "aiter-on", eager, without, ("rocm",))
 
 
-class Aiter(Serving):
+class Aiter(Loaded):
     """AITER on and off on ROCm; elsewhere not applicable, beside what can be switched there."""
 
     notebook: ClassVar[str] = "50_aiter"
@@ -80,7 +80,7 @@ class Aiter(Serving):
                 "baseline": f"{name}-{setting.baseline}",
             },
             flags={"enforce_eager": setting.eager},
-            environment=setting.environment,
+            environment={**self.cache_space, **setting.environment},
             expected={"eager": str(setting.eager), **said},
             platforms=setting.platforms,
         )

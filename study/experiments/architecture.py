@@ -8,10 +8,10 @@ from pydantic import Field
 
 from study import models
 from study.experiment import Arm, Levels, Models, NoLevels, NoModels
-from study.experiments.serving import Serving
+from study.experiments.serving import Loaded
 
 
-class Architecture(Serving):
+class Architecture(Loaded):
     """What the attention family and the feed-forward family cost a server."""
 
     notebook: ClassVar[str] = "20_architecture"
@@ -43,6 +43,7 @@ class Architecture(Serving):
             f"{name}-{depth}",
             models.load(name).at_depth(depth),
             self.windows(levels),
+            environment=self.cache_space,
             expected={"prefix_caching": "False", "chunked_prefill": "False"},
             rank=self.depths.index(depth),
         )

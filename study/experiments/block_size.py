@@ -8,10 +8,10 @@ from pydantic import Field
 
 from study import models
 from study.experiment import Arm, Levels
-from study.experiments.serving import Serving
+from study.experiments.serving import Loaded
 
 
-class BlockSize(Serving):
+class BlockSize(Loaded):
     """`--block-size` per attention family; what runs is read from the engine."""
 
     notebook: ClassVar[str] = "30_block_size"
@@ -36,5 +36,6 @@ class BlockSize(Serving):
             self.windows(self.levels),
             factors={"block_size_asked": size},
             flags={"block_size": size},
+            environment=self.cache_space,
             expected={"block_size": str(size), "prefix_caching": "False"},
         )

@@ -6,14 +6,23 @@ import json
 import math
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from study import models, theory
 from study.experiment import SOME, STORAGE, Arm, WindowPlan, Workload
 from study.experiments.serving import Flags, Serving
 
 Mode = Literal["off", "file", "native"]
-Modes = Annotated[tuple[Mode, ...], *SOME]
+
+
+def _words(value: object) -> object:
+    """YAML and the shell read a bare `off` as false."""
+    if isinstance(value, list | tuple):
+        return tuple("off" if one is False else one for one in value)
+    return value
+
+
+Modes = Annotated[tuple[Mode, ...], BeforeValidator(_words), *SOME]
 WHOLE_BLOCKS = 256  # tokens; a multiple of every block size that an engine has
 LAST_BLOCK = 128  # tokens that a request may leave empty in its last block
 
@@ -71,7 +80,7 @@ class Offload(Serving):
             flags["kv_transfer_config"] = json.dumps(TO_FILES)
         elif mode == "native":
             flags |= {"kv_offloading_backend": "native", "kv_offloading_size": self.offload_gib}
-        arm = self.arm(
+        return self.arm(
             f"{name}-{mode}",
             model,
             self._phases(),
@@ -81,8 +90,6 @@ class Offload(Serving):
             output_passes=2,
             rank=("file", "native", "off").index(mode),
         )
-        # The cache has its size by the flag; this would override it.
-        return arm.model_copy(update={"environment": {}})
 
     @property
     def held_tokens(self) -> int:
@@ -97,7 +104,6 @@ class Offload(Serving):
                     name=name, input_tokens=self.prompt_tokens, output_tokens=self.output_tokens
                 ),
                 level=1,
-                steady_s=self.steady_s,
                 requests=requests,
                 repeats=repeats,
                 warm_up=repeats is None,

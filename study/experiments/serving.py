@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from study import models, theory
-from study.experiment import Arm, Experiment, Models, WindowPlan, Workload, Workloads
+from study.experiment import Arm, Experiment, Models, WindowPlan, Workloads
 from study.models import Model
 
 Flags = dict[str, str | int | float | bool]
@@ -20,15 +20,8 @@ class Serving(Experiment):
     """Parameters of every experiment that starts servers of its own."""
 
     models: Models = Field(default=("gqa-dense", "mla-dense"), description="files in study/models")
-    workloads: Workloads = Field(
-        default=("short:128/64", "long:1024/64"),
-        validate_default=True,
-        description="name:input/output tokens, or name:@prompts.jsonl/output",
-    )
     max_num_seqs: int = Field(default=64, ge=1, le=4096, description="the engine's own limit")
-    kv_cache_gib: int = Field(default=2, ge=1, le=1024, description="cache size (CPU engine)")
     eager: bool = Field(default=True, description="without compilation and graphs")
-    steady_s: float = Field(default=2.5, gt=0, le=3600, description="shortest steady part")
 
     def arm(
         self,
@@ -63,8 +56,7 @@ class Serving(Experiment):
             },
             model=model,
             flags={**common, **(flags or {})},
-            environment={"VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib)}
-            | dict(environment or {}),
+            environment=dict(environment or {}),
             expected={
                 # The cache of one token tells the attention families apart, whatever the log says.
                 "kv_bytes_per_token": str(theory.kv_bytes_per_token(model)),
@@ -76,12 +68,27 @@ class Serving(Experiment):
             **more,  # type: ignore[arg-type]
         )
 
-    def window(self, workload: Workload, level: int) -> WindowPlan:
-        """One level of one workload."""
-        return WindowPlan(workload=workload, level=level, steady_s=self.steady_s)
+
+class Loaded(Serving):
+    """Experiments whose windows hold a level of a workload for a time."""
+
+    workloads: Workloads = Field(
+        default=("short:128/64", "long:1024/64"),
+        validate_default=True,
+        description="name:input/output tokens, or name:@prompts.jsonl/output",
+    )
+    kv_cache_gib: int = Field(default=2, ge=1, le=1024, description="cache size (CPU engine)")
+    steady_s: float = Field(default=2.5, gt=0, le=3600, description="shortest steady part")
+
+    @property
+    def cache_space(self) -> dict[str, str]:
+        """The environment that gives a CPU engine its KV cache."""
+        return {"VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib)}
 
     def windows(self, levels: tuple[int, ...]) -> tuple[WindowPlan, ...]:
         """Every workload at every level, low levels first."""
         return tuple(
-            self.window(workload, level) for workload in self.workloads for level in sorted(levels)
+            WindowPlan(workload=workload, level=level, steady_s=self.steady_s)
+            for workload in self.workloads
+            for level in sorted(levels)
         )
