@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study import notebooks, profiles
+from study import notebooks, plan, profiles, reproduce, theory
 from study.errors import StudyError
 from study.experiment import Workload
-from study.experiments import EXPERIMENTS, Architecture
+from study.experiments import EXPERIMENTS, Aiter, Architecture, Offload
 
 COUNT = st.integers(1, 10_000)
 
@@ -115,3 +118,74 @@ def test_an_unknown_notebook_or_parameter_is_refused_before_anything_starts() ->
         notebooks.execute("20_architectur", {})
     with pytest.raises(StudyError, match="Did you mean 'launches'"):
         notebooks.execute("20_architecture", {"lanches": 5})
+
+
+# --- five experiments -----------------------------------------------------------------------------
+
+SETUP: dict[str, Any] = {"engine": {"kind": "cpu"}, "packages": {}, "machine": {}}
+
+
+@pytest.mark.parametrize("name", profiles.names())
+def test_saturation_reads_windows_of_the_families_launches(name: str) -> None:
+    profile = profiles.load(name)
+    families = plan.launches(profile.experiments["20_architecture"], SETUP)
+    curves = plan.launches(profile.experiments["60_saturation"], SETUP)
+    assert {one.id for one in curves} < {one.id for one in families}
+    assert len({one.arm.model.attention for one in curves}) == 2
+    for launch in curves:
+        levels = {window.level for window in launch.arm.windows}
+        assert max(levels) >= 2 * int(launch.arm.flags["max_num_seqs"]) and 1 in levels
+
+
+def test_the_smoke_profile_is_small() -> None:
+    experiments = profiles.load("smoke").experiments
+    assert set(experiments) == set(EXPERIMENTS)
+    assert len(reproduce.all_launches(profiles.load("smoke"))) <= 16
+
+
+def test_a_profile_is_narrowed() -> None:
+    choice = profiles.Choice("cpu", only=["block_size", "40_offload"], launches=5)
+    found = profiles.load(choice).experiments
+    assert list(found) == ["30_block_size", "40_offload"]
+    assert {one.launches for one in found.values()} == {5}
+
+    models = profiles.load(profiles.Choice("cpu", models=["mla-dense"])).experiments
+    assert {arm.model.name for one in models.values() for arm in one.arms()} == {"mla-dense"}
+
+    with pytest.raises(StudyError, match=r"must be one of .*block_size.*'blocksize'.*'block_size'"):
+        profiles.load(profiles.Choice("cpu", only=["blocksize"]))
+    with pytest.raises(StudyError, match="Did you mean"):
+        profiles.load(profiles.Choice("cpu", models=["mla-densee"]))
+
+
+def test_prompts_of_ones_own_replace_the_synthetic_ones(tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "Hello, server"}\n')
+    found = profiles.load(profiles.Choice("smoke", prompts=str(path))).experiments
+    arms = [arm for name in ("20_architecture", "30_block_size") for arm in found[name].arms()]
+    workloads = {str(window.workload) for arm in arms for window in arm.windows}
+    assert workloads == {f"own:@{path}/64"}
+    parameters = notebooks._plain(dict(found["30_block_size"]))  # what papermill is given
+    assert EXPERIMENTS["30_block_size"].of(parameters) == found["30_block_size"]
+
+
+def test_offload_needs_a_set_that_memory_cannot_hold() -> None:
+    with pytest.raises(StudyError, match="at least twice repeated"):
+        Offload.of({"prompts": 20, "repeated": 16})
+    with pytest.raises(StudyError, match="exceed the cache"):
+        Offload.of({"prompts": 32, "repeated": 16, "prompt_tokens": 64})
+    assert Offload.of(notebooks.parse(["modes=[off,file]"])).modes == ("off", "file")
+    for arm in Offload().arms():  # the cache is a whole number of blocks, whatever their size
+        per_token = theory.kv_bytes_per_token(arm.model)
+        assert int(arm.flags["kv_cache_memory_bytes"]) % (256 * per_token) == 0
+        cold = arm.windows[0]
+        assert cold.requests is not None
+        set_tokens = cold.requests * cold.workload.input_tokens
+        assert set_tokens * per_token > int(arm.flags["kv_cache_memory_bytes"])
+
+
+def test_every_switch_has_its_baseline_in_the_same_experiment() -> None:
+    for switches in (["compile"], ["kv_split"], ["aiter"], ["compile", "kv_split", "aiter"]):
+        arms = Aiter.of({"switches": switches}).arms()
+        names = {arm.name for arm in arms}
+        assert {arm.factors["baseline"] for arm in arms} < names

@@ -20,7 +20,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from study import engine, frames, platform
+from study import budget, engine, frames, platform, same_output
 from study import plan as planning
 from study.client import Client
 from study.engine import Command
@@ -257,3 +257,32 @@ def test_an_arm_that_runs_something_else_is_overridden(
 def test_a_plan_is_made_before_anything_starts(fake: Path) -> None:
     launches = planning.launches(Architecture.of(SMALL), planning.setup())
     assert str(planning.cost(launches)).startswith("1 launches, 2 windows, about ")
+
+
+def test_prompts_of_ones_own_are_sent_and_their_lengths_checked(fake: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "Hello"}\n{"prompt": "Good evening, server"}\n')
+    _, found, _ = run(workloads=[f"own:@{path}/8"])
+    lengths = found.judgements[found.judgements["gate"] == "lengths_delivered"]
+    assert set(lengths["verdict"]) == {"pass"}
+    assert set(lengths["limit"]) == {"5 to 20 in, 8 out"}
+    assert set(found.windows["input_tokens"]) == {20}
+
+
+def test_fixed_prompts_are_answered_before_the_windows(fake: Path) -> None:
+    store, _, _ = run(workloads=["short:64/8"])
+    asked = Architecture.of({**SMALL, "workloads": ["short:64/8"]})
+    launches = planning.launches(asked, planning.setup())
+    outputs = same_output.read(launches, store)
+    assert list(outputs["kind"]) == ["prompt", "twin"] * 6
+    assert all(outputs["error"] == "") and all(len(one) == 2 for one in outputs["tokens"])
+
+
+def test_with_the_deadline_gone_nothing_is_started(
+    fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(budget.DEADLINE, str(time.time() - 1))
+    store, found, said = run()
+    assert "no time is left" in said
+    assert store.attempts() == []
+    assert set(found.launches["outcome"]) == {"not measured"}

@@ -1,0 +1,64 @@
+"""A limit on time: how it is written, what comes first, and when to stop."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study import budget, plan
+from study.budget import Budget
+from study.errors import StudyError
+from study.experiments import Architecture, Offload
+
+SETUP: dict[str, Any] = {"engine": {"kind": "cpu"}, "packages": {}, "machine": {}}
+
+
+@given(st.integers(0, 99), st.integers(0, 59), st.integers(1, 59))
+def test_a_written_time_is_read(hours: int, minutes: int, seconds: int) -> None:
+    expected = hours * 3600 + minutes * 60 + seconds
+    assert budget.parse(f"{hours}h{minutes}m{seconds}s") == expected
+    assert budget.parse(f"{hours}h {minutes}min {seconds}s") == expected
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "two hours", "-1h", "2h!", "0h", "2d"])
+def test_anything_else_is_refused_with_an_example(text: str) -> None:
+    with pytest.raises(StudyError, match=r"as in 2h|more than nothing"):
+        budget.parse(text)
+
+
+def test_without_a_limit_the_order_stays_random() -> None:
+    launches = plan.launches(Architecture.of({"depths": [2, 4]}), SETUP)
+    assert Budget().order(launches) == launches
+    assert Budget().allows(launches[0]) and Budget().ordering == "random"
+
+
+def test_with_one_the_arms_that_tell_most_lead_each_block() -> None:
+    launches = plan.launches(Offload.of({"launches": 3}), SETUP)
+    ordered = Budget(deadline=time.time()).order(launches)
+    assert [one.block for one in ordered] == sorted(one.block for one in launches)
+    for block in range(3):
+        modes = [one.arm.factors["offload"] for one in ordered if one.block == block]
+        assert modes == ["file", "file", "native", "native", "off", "off"]
+    assert {one.id for one in ordered} == {one.id for one in launches}
+
+
+def test_a_launch_is_begun_only_if_it_would_be_over_in_time() -> None:
+    launch = plan.launches(Architecture(), SETUP)[0]
+    assert Budget(deadline=time.time() + 1.2 * launch.expected_s).allows(launch)
+    assert not Budget(deadline=time.time() + 0.9 * launch.expected_s).allows(launch)
+    assert not Budget(deadline=time.time() - 1).allows(launch)
+
+
+def test_a_machine_that_was_slow_is_given_fewer_launches(monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = plan.launches(Architecture(), SETUP)[0]
+    clock = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    limit = Budget(deadline=time.time() + 1.5 * launch.expected_s)
+    assert limit.allows(launch)
+    with limit.learning(launch):
+        clock[0] += 2 * launch.expected_s
+    assert not limit.allows(launch)
