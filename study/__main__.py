@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from study import load
+    from study import audit, load
 
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -58,6 +58,10 @@ def _parser() -> argparse.ArgumentParser:
     loads = commands.add_parser("load", help="drive any OpenAI-compatible server, save the detail")
     load.add_arguments(loads)
     loads.set_defaults(command=load.main)
+
+    audits = commands.add_parser("audit", help="may these results be believed? a verdict per file")
+    audit.add_arguments(audits)
+    audits.set_defaults(command=audit.main)
     return parser
 
 

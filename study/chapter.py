@@ -36,8 +36,7 @@ Shown = Text | Drawn | Table
 class Part:
     """One experiment of the study, with all that is on disk of it.
 
-    outputs: what the fixed prompts gave (see study.same_output). shared: its launches belong to
-    another experiment, whose part already accounts for their windows.
+    outputs: what the fixed prompts gave (see study.same_output).
     """
 
     notebook: str
@@ -51,10 +50,6 @@ class Part:
     @property
     def name(self) -> str:
         return self.experiment.name
-
-    @property
-    def shared(self) -> bool:
-        return bool(self.experiment.reads)
 
 
 class Chapter(Protocol):

@@ -7,6 +7,7 @@ are Bonferroni's over all cells asked for, void ones too, so that the family is 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,8 +64,17 @@ def arms(found: Frames) -> pd.DataFrame:
     columns = ["arm", *FACTORS]
     if found.launches.empty:
         return pd.DataFrame(columns=columns)
-    known = found.launches[columns].drop_duplicates("arm")
-    return known.sort_values(["layers", "model"], ignore_index=True)
+    return in_reading_order(found.launches[columns].drop_duplicates("arm"))
+
+
+def in_reading_order(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows by depth, model and arm; arms whose names differ in a number, by that number."""
+    names = frame["arm"].map(lambda name: tuple(re.split(r"(\d+)", str(name))[::2]))
+    numbers = frame["arm"].map(lambda name: tuple(map(int, re.findall(r"\d+", str(name)))))
+    keyed = frame.assign(_names=names, _numbers=numbers)
+    by = ["layers", "model", "_names", "_numbers"]
+    ordered = keyed.sort_values(by, kind="stable", ignore_index=True)
+    return ordered.drop(columns=["_names", "_numbers"])
 
 
 def windows(found: Frames) -> pd.DataFrame:

@@ -73,11 +73,13 @@ def overview_frame(found: Frames) -> pd.DataFrame:
     counts = counts.reindex(columns=["valid", "void"], fill_value=0)
     joined = found.launches.join(counts, on="launch").fillna({"valid": 0, "void": 0})
     joined = joined.astype({"valid": int, "void": int})
-    return joined.sort_values(["layers", "model", "block"], ignore_index=True)[columns]
+    return estimates.in_reading_order(joined.sort_values("block"))[columns]
 
 
 def _arm_names(frame: pd.DataFrame) -> list[str]:
     unique = frame.drop_duplicates("arm")
+    if unique.duplicated(["model", "layers"]).any():  # they differ in something else
+        return [str(name) for name in unique["arm"]]
     return [f"{spelled(row.model)}, {row.layers} layers" for row in estimates.rows_of(unique)]
 
 

@@ -44,8 +44,9 @@ class Study:
 
     @property
     def own(self) -> tuple[Part, ...]:
-        """The parts with launches of their own: each window is in one of them."""
-        return tuple(part for part in self.parts if not part.shared)
+        """Parts such that each window is in exactly one: those that read another's are left out."""
+        present = {part.name for part in self.parts}
+        return tuple(part for part in self.parts if part.experiment.reads not in present)
 
 
 def read(profile: Profile, store: Store | None = None) -> Study:
@@ -64,7 +65,7 @@ def summary(study: Study) -> list[Shown]:
     for part in study.parts:
         shown.append(_title(part))
         shown += CHAPTERS[part.notebook].summary(part, study.values)
-        if not part.shared:
+        if part.name in {one.name for one in study.own}:
             said = sentences.outcomes(part.name, part.found, part.launches, study.values)
             shown.append(Text(said))
     return shown

@@ -11,13 +11,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar
 
 import psutil
 import pytest
 
 from study import frames, platform, theory
-from study.experiment import Arm
 from study.experiments import Architecture
 from study.progress import Progress
 from study.run import run_experiment
@@ -26,17 +24,6 @@ from study.store import Store
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
 
 SMALL = {"models": ["mla-moe"], "levels": [1, 4], "workloads": ["short:64/32"], "launches": 1}
-
-
-class Asked(Architecture):
-    """The architecture experiment with other engine flags, to be refused or changed."""
-
-    extra: ClassVar[dict[str, int | bool]] = {}
-
-    def arms(self) -> tuple[Arm, ...]:
-        return tuple(
-            arm.model_copy(update={"flags": arm.flags | self.extra}) for arm in super().arms()
-        )
 
 
 def words() -> list[str]:
@@ -144,20 +131,6 @@ def test_ctrl_c_stops_the_server_and_says_how_to_go_on(tmp_path: Path) -> None:
     attempt = Store(tmp_path / "data/raw").attempts()[0]
     assert attempt.record is not None
     assert attempt.record["status"] == "interrupted"
-
-
-def test_a_refusal_is_the_engines_own_answer(
-    scratch: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if platform.engine().kind != "cpu":
-        pytest.skip("what a GPU back end refuses is its own affair")
-    monkeypatch.setattr(Asked, "extra", {"block_size": 1})
-    store = Store(scratch / "data/raw")
-    launches = run_experiment(Asked.of({**SMALL, "models": ["gqa-dense"]}), store)
-    launch = frames.read(launches, store).launches.iloc[0]
-    assert launch["outcome"] == "rejected"
-    assert "block size" in launch["reason"]
-    assert launch["attempts"] == 1
 
 
 def test_an_engine_that_dies_in_a_window_is_said_and_leaves_nothing(

@@ -1,18 +1,320 @@
-"""The chapter on saturation."""
+"""The chapter on saturation: where throughput stops rising, what it costs beyond, and why."""
 
 from __future__ import annotations
 
-from study.chapter import Part, Shown
-from study.sentences import Values
+from typing import Any
+
+import pandas as pd
+
+from study import estimates, knee, stats
+from study.chapter import Part, Shown, Text
+from study.chapters import saturation_figures as figures
+from study.chapters.saturation_estimates import (
+    BATCH_LIMIT,
+    CACHE_FULL,
+    CANNOT_JUDGE,
+    COMPUTE,
+    HEADLINE,
+    KV_CACHE,
+    NOT_REACHED,
+    REACHED,
+    RUNNING_FULL,
+    beyond,
+    knees,
+    limits,
+)
+from study.estimates import METRICS, rows_of
+from study.figures import interval_words
+from study.sentences import Values, verdict
+from study.style import spelled
+from study.tables import Table, count, interval, number, p_value
+
+CAUTION = (
+    "Beyond its knee a server answers no more, only later: what exceeds it belongs in a queue in "
+    "front of the server, or on another one. A knee is that of these lengths, this engine and "
+    "this machine, and of the tested levels."
+)
 
 
 def summary(part: Part, values: Values) -> list[Shown]:
-    """The headline."""
-    del part, values
-    return []
+    """How many curves end, where each of them does and what that costs, and a caution."""
+    return [
+        Text(f"> {lead(part, values)}"),
+        Text(f"**Throughput.**\n\n{stops(part, values)}"),
+        Text(f"**Why.**\n\n{reasons(part, values)}"),
+        Text(f"{CAUTION} {method(part, values)}"),
+    ]
 
 
 def results(part: Part, values: Values) -> list[Shown]:
-    """Figures and tables."""
-    del part, values
-    return []
+    """Curves and knees, what lies beyond, and what the engine says of its limits."""
+    book = part.notebook
+    return [
+        Text(
+            "#### Throughput against requests in flight\nPoints are measured, lines are fitted; "
+            "the knee is read from the line."
+        ),
+        figures.throughput(part).keep(f"{book}-throughput"),
+        knee_table(part).keep(f"{book}-knees"),
+        Text("#### What more requests in flight cost\nAt the knee and at the highest level."),
+        figures.latency(part).keep(f"{book}-latency"),
+        cost_table(part).keep(f"{book}-costs"),
+        figures.trade_off(part).keep(f"{book}-trade-off"),
+        Text("#### What ends the rise\nBy the engine's own gauges."),
+        figures.engine(part).keep(f"{book}-engine"),
+        limit_table(part).keep(f"{book}-limits"),
+        Text(rule(values)),
+    ]
+
+
+# --- sentences ------------------------------------------------------------------------------------
+
+
+def lead(part: Part, values: Values) -> str:
+    """On how many curves throughput stops rising inside the tested levels, and what ends it."""
+    known, ended = knees(part), limits(part)
+    if known.empty:
+        return "Nothing was asked for."
+    total = values.count("saturation.curves", len(known))
+    states = known["state"].value_counts()
+    reached = values.count("saturation.curves.reached", states.get(REACHED, 0))
+    text = (
+        f"Throughput stops rising within the tested levels on **{reached} of {total}** curves "
+        "(a curve is one family on one workload)"
+    )
+    text += _counted("; otherwise", states.drop(REACHED, errors="ignore"), values) + "."
+    return text + _counted(" What ends the rise", ended["limit"].value_counts(), values, ".")
+
+
+def _counted(what: str, counts: pd.Series, values: Values, end: str = "") -> str:
+    said = [
+        f"{name} on {values.count(f'saturation.curves.{name}', n)}" for name, n in counts.items()
+    ]
+    return f"{what}: {', '.join(said)}{end}" if said else ""
+
+
+def stops(part: Part, values: Values) -> str:
+    """A line per curve: its knee and what more requests in flight cost, or why it has none."""
+    past = beyond(part)
+    lines = []
+    for row in rows_of(knees(part)):
+        key = f"saturation.{row.arm}.{row.workload}"
+        said = _no_knee(key, row, values)
+        if row.state == REACHED:
+            of_curve = past[(past["arm"] == row.arm) & (past["workload"] == row.workload)]
+            said = f"{_knee(key, row, values)} {_beyond(key, row, of_curve, values)}"
+        lines.append(f"- {_curve(key, row, values)}: {said}")
+    return "\n".join(lines) or f"- {estimates.NO_WINDOWS}"
+
+
+def _curve(key: str, row: Any, values: Values) -> str:
+    model = values.label(f"{key}.model", spelled(row.model))
+    given = values.count(f"{key}.input_tokens", row.input_tokens)
+    made = values.count(f"{key}.output_tokens", row.output_tokens)
+    return f"{model} on `{values.label(f'{key}.workload', row.workload)}` ({given} in, {made} out)"
+
+
+def _knee(key: str, row: Any, values: Values) -> str:
+    there = values.interval(f"{key}.knee", row)
+    share = values.percent("saturation.share", knee.SHARE)
+    most = values.number(f"{key}.maximum_tok_s", row.maximum_tok_s)
+    text = f"throughput stops rising at **{there}** in flight ({share} of {most} output tok/s)"
+    total = values.count(f"{key}.launches", row.launches)
+    if row.n < row.launches:
+        reached = values.count(f"{key}.launches.reached", row.n)
+        return f"{text}; of {total} launches {reached} reached their knee, so it has no interval."
+    return f"{text}." if row.launches > 1 else f"{text}; one launch carries no interval."
+
+
+def _beyond(key: str, row: Any, past: pd.DataFrame, values: Values) -> str:
+    """What the highest level gives and costs against the knee's."""
+    if past.empty:
+        return "No higher level has a valid window, so what lies beyond was not measured."
+    there = values.count(f"{key}.at_level", int(row.at_level))
+    top = values.count(f"{key}.highest_level", row.highest_level)
+    said = {one.metric: one for one in rows_of(past)}
+    ttft, rate = said["ttft_p50_s"], said[HEADLINE]
+    if not ttft.n or not rate.n:
+        return f"No launch has valid windows at both {there} and {top}."
+    scale, unit = METRICS["ttft_p50_s"].scale, METRICS["ttft_p50_s"].unit
+    low, high = (
+        values.number(f"{key}.ttft_{unit}.{side}", getattr(ttft, f"{side}_point") * scale)
+        for side in ("baseline", "treatment")
+    )
+    return (
+        f"From {there} to {top} in flight the median TTFT goes from {low} to {high} {unit}, "
+        f"**{values.interval(f'{key}.ttft_ratio', ttft)}** times ({verdict(ttft)}), and "
+        f"throughput to {values.interval(f'{key}.rate_ratio', rate)} times ({verdict(rate)})."
+    )
+
+
+def _no_knee(key: str, row: Any, values: Values) -> str:
+    if row.state == NOT_REACHED:
+        top = values.count(f"{key}.highest_level", row.highest_level)
+        most = values.number(f"{key}.maximum_tok_s", row.maximum_tok_s)
+        return (
+            f"**not reached**: throughput still rises at {top} in flight, the highest valid level "
+            f"({most} output tok/s). More levels would be needed."
+        )
+    why = f" ({values.label(f'{key}.why', row.text)})" if row.text else ""
+    return f"{row.state}{why}."
+
+
+def reasons(part: Part, values: Values) -> str:
+    """A line per knee: which resource ends the rise, by the engine's gauges at that level."""
+    lines = []
+    for row in rows_of(limits(part)):
+        key = f"saturation.{row.arm}.{row.workload}"
+        lines.append(f"- {_curve(key, row, values)}: **{row.limit}**. {_gauges(key, row, values)}")
+    return "\n".join(lines) or "- No curve has a knee, so nothing ends a rise here."
+
+
+def _gauges(key: str, row: Any, values: Values) -> str:
+    if row.limit == CANNOT_JUDGE:
+        return "The engine's gauges were not sampled in the steady part."
+    there = values.count(f"{key}.at_level", int(row.at_level))
+    running = values.number(f"{key}.running", row.running)
+    waiting = values.number(f"{key}.waiting", row.waiting)
+    most = values.count(f"{key}.max_num_seqs", row.max_num_seqs)
+    use = values.percent(f"{key}.kv_use", row.kv_use_max)
+    preempted = values.number(f"{key}.preemptions", row.preemptions)
+    meaning = {
+        BATCH_LIMIT: "The batch is full, and every further request waits for a place in it.",
+        KV_CACHE: "The cache is full, and every further request waits for room in it.",
+        COMPUTE: "Neither limit is met: every further request lengthens the steps that all share.",
+    }.get(row.limit, "Both are full, and every further request waits.")
+    return (
+        f"Of {there} in flight {running} run (at most {most}) and {waiting} wait, "
+        f"{use} of the cache is in use, preemptions a window: {preempted}. {meaning}"
+    )
+
+
+def rule(values: Values) -> str:
+    """How the resource that ends a rise is told from the gauges."""
+    running = values.percent("saturation.running_full", RUNNING_FULL)
+    cache = values.percent("saturation.cache_full", CACHE_FULL)
+    return (
+        "The rule, at the lowest tested level at or above the knee: the *batch limit* ends the "
+        f"rise if on average {running} of `max_num_seqs` run; the *KV cache* if {cache} of it is "
+        "in use at its fullest or a request was preempted; *compute*, by exclusion, if neither: "
+        "the time of a step with all that runs on the same cores, engine, API server and client. "
+        "The engine's gauges do not know a request before its first step is over, so the level "
+        "is shared out between running and waiting as the gauges say."
+    )
+
+
+def method(part: Part, values: Values) -> str:
+    """How the brackets were made."""
+    known = knees(part)
+    sure = known[known["low"].notna()] if len(known) else known
+    if sure.empty:
+        return "No knee has an interval: it needs two launches that reach it."
+    row = sure.sort_values("n").iloc[0].to_dict()
+    made = {name: row[name] for name in ("point", "low", "high", "confidence", "method")}
+    said = stats.Interval(statistic="knee", n=int(row["n"]), **made).label()
+    return f"In brackets behind a knee: {values.label('saturation.method', said)} or more."
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+
+def knee_table(part: Part) -> Table:
+    """Per curve: its knee or why it has none, its maximum, and the law that it follows."""
+    data = knees(part)
+    if data.empty:
+        return Table(data, data, "Nothing was asked for.")
+    shown = pd.DataFrame([_knee_cells(row) for row in rows_of(data)])
+    text = (
+        f"Knee: the smallest level whose fitted throughput is at least {knee.SHARE:.0%} of the "
+        "fitted maximum over the tested levels, by the model that fits the pooled windows better "
+        "(AICc). Sigma (contention) and kappa (coherence) are those of Gunther's law, fitted to "
+        "each launch, whichever model fits better. "
+    )
+    sure = data[data["low"].notna()]
+    text += f"Knees: {interval_words(sure)}. " if len(sure) else "No knee has an interval. "
+    return Table(shown, data, text + "Void windows enter nothing here.")
+
+
+def _knee_cells(row: Any) -> dict[str, object]:
+    laws = {
+        name: interval(*(getattr(row, f"{name}_{side}") for side in ("point", "low", "high")))
+        for name in ("sigma", "kappa")
+    }
+    has_knee = row.state == REACHED
+    return {
+        "model": spelled(row.model),
+        "workload": row.workload,
+        "knee (in flight)": interval(row.point, row.low, row.high) if has_knee else row.state,
+        "launches at their knee": f"{row.n} of {row.launches}",
+        "maximum (tok/s)": number(row.maximum_tok_s),
+        "at the knee (tok/s a request)": number(row.knee_tok_s / row.point),
+        "levels": row.levels,
+        "highest level": count(row.highest_level) if row.levels else "none",
+        "model of the fit": row.model_of_fit or "none",
+        **laws,
+        "why no knee": "" if has_knee else row.text,
+    }
+
+
+def cost_table(part: Part) -> Table:
+    """Throughput, TTFT and TPOT at the knee and at the highest level, and their ratio."""
+    data = beyond(part)
+    if data.empty:
+        return Table(data, data, "No curve has a knee and a valid level beyond it.")
+    rows = []
+    for row in data.to_dict("records"):
+        metric = METRICS[row["metric"]]
+        at_knee, at_top = (
+            interval(*(row[f"{side}_{name}"] * metric.scale for name in ("point", "low", "high")))
+            for side in ("baseline", "treatment")
+        )
+        rows.append(
+            {
+                "model": spelled(row["model"]),
+                "workload": row["workload"],
+                "metric": f"{metric.name} ({metric.unit})",
+                "levels": f"{row['at_level']:.0f} → {row['highest_level']:.0f}",
+                "at the knee": at_knee,
+                "at the highest level": at_top,
+                "ratio": interval(row["point"], row["low"], row["high"]),
+                "p": p_value(row["p_value"]),
+                "blocks": row["n"],
+                "dropped": row["dropped"],
+            }
+        )
+    text = (
+        "The highest level against the lowest tested one at or above the knee, on the same "
+        f"launches. At a knee throughput is {knee.SHARE:.0%} of its fitted maximum, so what tells "
+        "is the price in TTFT and TPOT. "
+    )
+    paired = data[data["n"] > 0]
+    text += f"Ratios: {interval_words(paired, 'blocks')}." if len(paired) else "No block has both."
+    return Table(pd.DataFrame(rows), data, text)
+
+
+def limit_table(part: Part) -> Table:
+    """What the engine says at the knee, and which resource ends the rise by the rule."""
+    data = limits(part)
+    if data.empty:
+        return Table(data, data, "No curve has a knee, so nothing ends a rise here.")
+    shown = pd.DataFrame(
+        {
+            "model": data["model"].map(spelled),
+            "workload": data["workload"],
+            "level": data["at_level"].map(count),
+            "running": data["running"].map(number),
+            "max_num_seqs": data["max_num_seqs"],
+            "waiting": data["waiting"].map(number),
+            "gauges: running | waiting": [
+                f"{number(row.running_mean)} | {number(row.waiting_mean)}" for row in rows_of(data)
+            ],
+            "KV cache in use": (data["kv_use_max"] * 100).map(number) + " %",
+            "preemptions a window": data["preemptions"].map(number),
+            "ends the rise": data["limit"],
+        }
+    )
+    text = (
+        "Means over launches at the lowest tested level at or above the knee. Running and waiting "
+        "share out the level as the engine's gauges say, which alone read low."
+    )
+    return Table(shown, data, text)

@@ -1,0 +1,245 @@
+"""Statements over several levels: are they distinct, does one request length explain them, and
+is a claim of saturation supported?
+
+A *curve* is the levels of one arm and workload: a table, or the files of a folder that differ in
+nothing but the level. Pure functions of windows and their verdicts.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from study.audit_formats import Window
+from study.audit_gates import FileVerdict
+from study.audit_level import Fit, bound_of
+from study.audit_numbers import number
+from study.knee import LEAST_LEVELS, knee
+from study.validity import LEVEL_TOLERANCE, Judgement, Verdict
+
+# Two single windows of the same load differ by up to so much in rate and in latency.
+NOISE = 0.05
+# Levels this close may well show the same load: both tolerances together.
+SAME_LEVEL = (1 + NOISE) ** 2
+RATES = ("request_s", "total_tok_s", "output_tok_s")
+THROUGHPUTS = ("output_tok_s", "total_tok_s", "request_s")
+LATENCIES = ("p50", "mean", "p99")
+
+_STAMP = re.compile(r"\d{8}[-_T]?\d{6}")
+_NAMED = r"(conc(?:urrency)?|level|users|streams|bs|c)([-_=]?)0*{level}(?!\d)"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A window with its verdict, by the name that says where it comes from."""
+
+    name: str
+    window: Window
+    verdict: FileVerdict
+    fit: Fit | None = None
+
+
+def curve_name(stem: str, window: Window) -> str:
+    """What two windows of one curve have in common: the file's name without its level and time
+    stamp, the model, and the tokens per request."""
+    level = f"{window.level:g}"
+    stem = _STAMP.sub("*", stem)
+    named = re.compile(r"(?<![a-z])" + _NAMED.format(level=re.escape(level)), re.IGNORECASE)
+    alone = re.compile(rf"(?<!\d)0*{re.escape(level)}(?!\d)(?!.*(?<!\d)0*{re.escape(level)}(?!\d))")
+    stem = named.sub(r"\1\2*", stem) if named.search(stem) else alone.sub("*", stem)
+    lengths = [
+        f"{number(tokens / window.completed)} {name}"
+        for name, tokens in (("in", window.input_tokens), ("out", window.output_tokens))
+        if tokens >= 0 and window.completed > 0
+    ]
+    return ", ".join([stem, *([window.model] if window.model else []), *lengths])
+
+
+def fit_tokens(windows: Sequence[Window]) -> Fit | None:
+    """Tokens per request for a table that states neither them nor requests per second.
+
+    On the lowest level, as if it was full for as long as its p99. What is then said of another
+    level is that it held so many times what the lowest one held: it needs one length of requests
+    for the table, and a mean that is the same share of the p99. A second load must agree with
+    that within 5 %, or nothing is concluded from it. None where nothing needs fitting, or can be.
+    """
+    curve = sorted(windows, key=lambda window: window.level)
+    if not curve or any(not math.isnan(window.request_s) for window in curve):
+        return None
+    for rate in ("total_tok_s", "output_tok_s"):
+        if all(window.rate(rate) * window.time_s("e2e", "p99") > 0 for window in curve):
+            return _fitted(curve, rate)
+    return None
+
+
+def _fitted(curve: Sequence[Window], rate: str) -> Fit:
+    def tokens(window: Window) -> float:
+        return window.rate(rate) * window.time_s("e2e", "p99") / window.level
+
+    lowest = tokens(curve[0])
+    firsts = [load[0] for load in loads(curve)[:2]]
+    refuted = len(firsts) == 2 and abs(tokens(firsts[1]) / lowest - 1) > LEVEL_TOLERANCE
+    others = {window.level: tokens(window) for window in curve[:3]}
+    return Fit(lowest, rate, curve[0].level, refuted, others)
+
+
+def loads(windows: Sequence[Window]) -> list[list[Window]]:
+    """Windows in order of level, those together that show one and the same load: rate and
+    latency within 5 % of the lowest level of theirs."""
+    found: list[list[Window]] = []
+    for window in sorted(windows, key=lambda window: window.level):
+        if found and _alike(found[-1][0], window):
+            found[-1].append(window)
+        else:
+            found.append([window])
+    return found
+
+
+def _alike(a: Window, b: Window) -> bool:
+    rates, latencies = _both_rates(a, b), _both_latencies(a, b)
+    if math.isnan(sum(rates) + sum(latencies)) or min(*rates, *latencies) <= 0:
+        return False
+    return all(abs(math.log(x / y)) <= math.log(1 + NOISE) for x, y in (rates, latencies))
+
+
+def _both_rates(a: Window, b: Window) -> tuple[float, float]:
+    if not math.isnan(a.request_s + b.request_s):
+        return a.request_s, b.request_s
+    return _first_both([(a.rate(name), b.rate(name)) for name in RATES])
+
+
+def _both_latencies(a: Window, b: Window) -> tuple[float, float]:
+    return _first_both([(a.time_s("e2e", name), b.time_s("e2e", name)) for name in LATENCIES])
+
+
+def _first_both(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """The first pair of which both are known, of the most central statistic."""
+    known = (pair for pair in pairs if not math.isnan(sum(pair)))
+    return next(known, (math.nan, math.nan))
+
+
+# --------------------------------------------------------------------------------------- gates
+
+
+def claims(curve: Sequence[Judged]) -> tuple[Judgement, ...]:
+    """What can be said of one curve as a whole."""
+    levelled = [one for one in curve if not math.isnan(one.window.level)]
+    if len({one.window.level for one in levelled}) < 2:
+        return ()
+    fit = levelled[0].fit
+    fitted = () if fit is None else (one_length(levelled, fit),)
+    return (distinct_levels(levelled), *fitted, saturation(levelled))
+
+
+def distinct_levels(curve: Sequence[Judged]) -> Judgement:
+    """Different levels are different loads: not the same rate and latency at each."""
+    windows = [one.window for one in curve]
+
+    def say(verdict: Verdict, observed: float | str, text: str) -> Judgement:
+        limit = f"rate or latency apart by more than {NOISE:.0%}"
+        return Judgement("distinct_levels", "claim", verdict, observed, limit, text)
+
+    known = [one for one in windows if not math.isnan(sum(_both_latencies(one, one)))]
+    if len({one.level for one in known}) < 2:
+        return say("cannot judge", math.nan, "Fewer than two levels state rate and E2E.")
+    found = loads(known)
+    merged = [load for load in found if load[-1].level > load[0].level * SAME_LEVEL]
+    count = len({one.level for one in known})
+    if not merged:
+        return say("pass", len(found), f"Its {count} levels are {len(found)} different loads.")
+    text = "; ".join(
+        f"levels {_listed(f'{one.level:g}' for one in load)} are one and the same load: "
+        f"rate {_span([_both_rates(one, one)[0] for one in load])}, "
+        f"E2E {_span([_both_latencies(one, one)[0] for one in load])} s"
+        for load in merged
+    )
+    return say("fail", len(found), f"{text[:1].upper()}{text[1:]}.")
+
+
+def one_length(curve: Sequence[Judged], fit: Fit) -> Judgement:
+    """Does one number of tokens per request, fitted on the lowest level, fit a second load?"""
+    limit = f"a second load within {LEVEL_TOLERANCE:.0%}"
+
+    def say(verdict: Verdict, text: str) -> Judgement:
+        return Judgement("one_length", "claim", verdict, fit.tokens, limit, text)
+
+    if fit.refuted:
+        needs = _listed(
+            f"{number(tokens)} at level {level:g}" for level, tokens in fit.others.items()
+        )
+        text = f"No fixed length explains the table: full, it needs {needs} {fit.kind} tokens"
+        return say("fail", f"{text} per request.")
+    text = f"Assumed: every request has {number(fit.tokens)} {fit.kind} tokens, as if level "
+    text += f"{fit.level:g} was full and its p99 the mean; at other levels the mean is the same "
+    text += "share of the p99"
+    if len(loads([one.window for one in curve])) < 2:
+        return say("cannot judge", f"{text}. There is no second load to check it on.")
+    return say("pass", f"{text}. The second load agrees.")
+
+
+def saturation(curve: Sequence[Judged]) -> Judgement:
+    """Is it shown that throughput stops rising? Only by levels that are not void, four at least;
+    and with levels that are only undecided, a knee holds if they were reached."""
+    kept = [
+        one for one in curve if one.verdict != "void" and 0 < _throughput(one.window) < math.inf
+    ]
+    void = sorted({one.window.level for one in curve if one.verdict == "void"})
+    left = f" Void and left out: {_listed(f'{level:g}' for level in void)}." if void else ""
+    limit = f"a knee within {LEAST_LEVELS} or more levels, each valid"
+
+    def say(verdict: Verdict, observed: float, text: str) -> Judgement:
+        said = f"Saturation is {'' if verdict == 'pass' else 'not '}supported: {text}.{left}"
+        return Judgement("saturation", "claim", verdict, observed, limit, said)
+
+    levels = [one.window.level for one in kept]
+    if any(level < 1 for level in levels):
+        return say("cannot judge", math.nan, "a level below 1 is no number of requests in flight")
+    if len(set(levels)) < LEAST_LEVELS:
+        text = f"{len(set(levels))} levels are not void, a knee needs {LEAST_LEVELS}"
+        return say("cannot judge", math.nan, text)
+    found = knee(levels, [_throughput(one.window) for one in kept])
+    if found.reached is None:
+        return say("cannot judge", math.nan, found.text.removeprefix("cannot judge: "))
+    if not found.reached:
+        return say("fail", math.nan, found.text)
+    if any(one.verdict != "valid" for one in kept):
+        text = f"{found.text}, if its levels were reached, which nothing confirms"
+        return say("cannot judge", found.level, text)
+    return say("pass", found.level, found.text)
+
+
+def _throughput(window: Window) -> float:
+    known = (window.rate(name) for name in THROUGHPUTS if not math.isnan(window.rate(name)))
+    return next(known, window.request_s)
+
+
+def _throughput_name(curve: Sequence[Judged]) -> str:
+    stated = [name for name in THROUGHPUTS for one in curve if name in one.window.rates]
+    return (stated[0] if stated else "request_s").replace("_", " ").replace(" s", "/s")
+
+
+def load_curve(curve: Sequence[Judged]) -> list[str]:
+    """The curve as lines of text: level, verdict, throughput, E2E, in flight at most."""
+    rate = _throughput_name(curve)
+    lines = [f"{'level':>9}  {'verdict':<10}{rate:>13}{'E2E s':>10}{'in flight <=':>14}"]
+    for one in sorted(curve, key=lambda one: one.window.level):
+        bound = bound_of(one.window, one.fit) if not (one.fit and one.fit.refuted) else None
+        mean = number(bound.mean) if bound else "-"
+        latency_s = _both_latencies(one.window, one.window)[0]
+        lines.append(
+            f"{one.window.level:>9g}  {one.verdict:<10}{number(_throughput(one.window)):>13}"
+            f"{number(latency_s):>10}{mean:>14}"
+        )
+    return lines
+
+
+def _listed(words: Iterable[str]) -> str:
+    found = list(words)
+    return ", ".join(found[:-1]) + " and " + found[-1] if len(found) > 1 else "".join(found)
+
+
+def _span(values: Sequence[float]) -> str:
+    low, high = number(min(values)), number(max(values))
+    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,205 @@
+"""Two gates that need no more than the file itself: do its numbers agree, and can they be?
+
+A result that was edited, cut or mixed up rarely stays consistent: rates are counts over the
+duration, summaries are those of the arrays, and no time is negative or longer than the run.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from itertools import pairwise
+
+import numpy as np
+
+from study.audit_detail import Detail, only
+from study.audit_formats import Window
+from study.audit_numbers import number
+from study.steady import Floats, Mask
+from study.validity import Judgement
+
+SLACK_S = 0.001  # clocks are read before and after what they time
+SLACK = 0.001
+Pair = tuple[str, float, float]  # what, as stated, as it follows from other numbers
+Finding = tuple[bool, str]  # right or wrong, and the sentence where it is wrong
+
+
+def conservation(window: Window) -> Judgement:
+    """Rates equal counts over the duration, counts add up, summaries are those of the arrays."""
+    findings = [*_rates(window), *_counts(window), *_summaries(window)]
+    limit = f"equal within {window.rounding:.1%}"
+    if not findings:
+        text = "There is nothing to check: no two numbers of it are of the same thing."
+        return Judgement("conservation", "window", "cannot judge", math.nan, limit, text)
+    return _said("conservation", findings, limit, "numbers agree with the others of the file")
+
+
+def times(window: Window) -> Judgement:
+    """No negative or impossible time: of the summaries, and of each request in the detail."""
+    findings = [*_durations(window), *_ordered(window), *_of_requests(window)]
+    if not findings:
+        text = "No time is stated."
+        return Judgement("times", "window", "cannot judge", math.nan, "possible", text)
+    return _said("times", findings, "no impossible time", "checks of times hold")
+
+
+def _said(gate: str, findings: list[Finding], limit: str, fine: str) -> Judgement:
+    wrong = [text for right, text in findings if not right]
+    observed = f"{len(wrong)} of {len(findings)} wrong"
+    if wrong:
+        return Judgement(gate, "window", "fail", observed, limit, f"{'; '.join(wrong)}.")
+    text = f"All {len(findings)} {fine}."
+    return Judgement(gate, "window", "pass", observed, limit, text)
+
+
+# ------------------------------------------------------------------------------- conservation
+
+
+def _rates(window: Window) -> Iterator[Finding]:
+    duration_s, rate = window.duration_s, window.rate
+    both = window.input_tokens + window.output_tokens
+    pairs: list[Pair] = []
+    if duration_s > 0:
+        pairs += [
+            ("requests/s", rate("request_s"), window.completed / duration_s),
+            ("input tokens/s", rate("input_tok_s"), window.input_tokens / duration_s),
+            ("output tokens/s", rate("output_tok_s"), window.output_tokens / duration_s),
+            ("total tokens/s", rate("total_tok_s"), both / duration_s),
+        ]
+    pairs += [
+        ("total tokens/s", rate("total_tok_s"), rate("input_tok_s") + rate("output_tok_s")),
+        ("total tokens/s", rate("total_tok_s"), rate("request_s") * window.tokens_per_request),
+    ]
+    yield from _equal(pairs, window.rounding)
+    good, every = rate("goodput_request_s"), window.request_s
+    if not math.isnan(good + every):
+        yield (
+            good <= every * (1 + window.rounding),
+            f"goodput {number(good)}/s is above all {number(every)} requests/s",
+        )
+
+
+def _counts(window: Window) -> Iterator[Finding]:
+    made = window.completed + (0.0 if math.isnan(window.failed) else window.failed)
+    if not math.isnan(window.requests + made):
+        text = f"{number(made)} requests ended of {number(window.requests)} that were made"
+        yield made <= window.requests, text
+    detail = window.detail
+    if detail is None:
+        return
+    fine = detail.fine
+    pairs: list[Pair] = [
+        ("completed", window.completed, float(fine.sum())),
+        ("failed", window.failed, float((~fine).sum())),
+        ("input tokens", window.input_tokens, float(detail.input_tokens[fine].sum())),
+        ("output tokens", window.output_tokens, float(detail.output_tokens[fine].sum())),
+    ]
+    yield from _equal(pairs, 0.0)
+
+
+def _summaries(window: Window) -> Iterator[Finding]:
+    """Mean and percentiles as stated, against those of the arrays."""
+    if window.detail is None:
+        return
+    pairs: list[Pair] = []
+    for metric, values_s in _samples(window.detail).items():
+        kept_s = only(values_s)
+        for statistic, stated_s in window.times_s.get(metric, {}).items():
+            if kept_s.size and kept_s.size == values_s.size and statistic != "std":
+                found_s = _statistic(kept_s, statistic)
+                pairs.append((f"{statistic} of {metric.upper()} in s", stated_s, found_s))
+    gaps, fine = window.detail.gaps, window.detail.fine
+    if gaps is not None and (count := float((gaps.chunks[fine] - 1).sum())) > 0:
+        mean_s = float(gaps.sum_s[fine].sum()) / count
+        pairs.append(("mean of ITL in s", window.time_s("itl", "mean"), mean_s))
+    yield from _equal(pairs, window.rounding)
+
+
+def _samples(detail: Detail) -> dict[str, Floats]:
+    """TTFT, E2E and TPOT of the completed requests, as `vllm bench serve` defines them."""
+    ttft_s, e2e_s = detail.ttft_s[detail.fine], detail.e2e_s[detail.fine]
+    later = detail.output_tokens[detail.fine] - 1
+    several = later > 0
+    return {
+        "ttft": ttft_s,
+        "e2e": e2e_s,
+        "tpot": (e2e_s - ttft_s)[several] / later[several],
+    }
+
+
+def _statistic(values_s: Floats, name: str) -> float:
+    return float(values_s.mean() if name == "mean" else np.percentile(values_s, float(name[1:])))
+
+
+def _equal(pairs: list[Pair], tolerance: float) -> Iterator[Finding]:
+    """Pairs of which both are known, each right or wrong."""
+    for what, stated, found in pairs:
+        if not math.isnan(stated + found):
+            near = math.isclose(stated, found, rel_tol=tolerance, abs_tol=1e-9)
+            yield near, f"{what}: {number(stated)} stated, {number(found)} by the other numbers"
+
+
+# -------------------------------------------------------------------------------------- times
+
+
+def _durations(window: Window) -> Iterator[Finding]:
+    if not math.isnan(window.duration_s):
+        text = f"a run of {window.duration_s:g} s"
+        yield 0 < window.duration_s < math.inf, text
+    for metric, times_s in window.times_s.items():
+        for statistic, value_s in times_s.items():
+            if math.isnan(value_s):
+                continue
+            name = f"{statistic} of {metric.upper()}"
+            if window.completed > 0 and metric in ("ttft", "e2e") and statistic != "std":
+                yield value_s > 0, f"{name} is {value_s:g} s"
+            else:
+                yield value_s >= 0, f"{name} is {value_s:g} s"
+            if statistic != "std" and window.duration_s > 0:
+                longest_s = window.duration_s * (1 + SLACK)
+                text = f"{name}, {number(value_s)} s, is longer than the run"
+                yield value_s <= longest_s, text
+
+
+def _ordered(window: Window) -> Iterator[Finding]:
+    """Percentiles rise, and E2E is nowhere below TTFT: not by request, so not by quantile."""
+    room = 1 + window.rounding
+    for metric, times_s in window.times_s.items():
+        named = {name: value for name, value in times_s.items() if re.fullmatch(r"p[\d.]+", name)}
+        order = sorted(named, key=lambda name: float(name[1:]))
+        for low, high in pairwise(order):
+            text = f"{low} of {metric.upper()} is above its {high}"
+            if not math.isnan(named[low] + named[high]):
+                yield named[low] <= named[high] * room, text
+    for statistic, ttft_s in window.times_s.get("ttft", {}).items():
+        e2e_s = window.time_s("e2e", statistic)
+        if statistic != "std" and not math.isnan(ttft_s + e2e_s):
+            yield ttft_s <= e2e_s * room, f"{statistic} of TTFT is above that of E2E"
+
+
+def _of_requests(window: Window) -> Iterator[Finding]:
+    """Each completed request: times that are not negative, in order, and inside the run."""
+    detail = window.detail
+    if detail is None or not detail.fine.any():
+        return
+    ttft_s, e2e_s = detail.ttft_s[detail.fine], detail.e2e_s[detail.fine]
+    yield from _none(ttft_s <= 0, "have no positive TTFT")
+    yield from _none(e2e_s <= 0, "have no positive E2E")
+    yield from _none(e2e_s * (1 + SLACK) + SLACK_S < ttft_s, "ended before their first token")
+    if detail.gaps is not None:
+        least_s = detail.gaps.least_s
+        yield least_s >= 0, f"a gap between chunks is {least_s:g} s"
+        streamed_s = ttft_s + detail.gaps.sum_s[detail.fine]
+        late = streamed_s > e2e_s * (1 + SLACK) + SLACK_S
+        yield from _none(late, "have gaps that add up to more than their E2E")
+    if detail.placed and window.duration_s > 0:
+        start_s = detail.start_s[detail.fine]
+        span_s = float((start_s + e2e_s).max() - start_s.min())
+        text = f"requests span {span_s:.6g} s of a run of {window.duration_s:.6g} s"
+        yield span_s <= window.duration_s * (1 + SLACK) + SLACK_S, text
+
+
+def _none(wrong: Mask, what: str) -> Iterator[Finding]:
+    count = int(wrong.sum())
+    yield count == 0, f"{count:,} requests {what}"

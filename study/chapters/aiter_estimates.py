@@ -1,0 +1,315 @@
+"""What the chapter on engine-side switches says, as tidy frames: pure functions of what was found.
+
+A *pair* is a setting with the one that it is compared with. A pair that this platform cannot have
+is no part of the family that intervals are adjusted for: that is known before anything is measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import stats as distributions
+
+from study import estimates, stats
+from study.chapter import Part
+from study.estimates import INTERVAL, rows_of
+from study.experiments.aiter import settings
+from study.frames import Frames
+from study.plan import Launch
+from study.same_output import Agreement, compare
+from study.spread import spread, spread_ratio
+from study.standing import NOT_APPLICABLE
+
+HEADLINE = "output_tok_s"
+ENOUGH = 5  # launches of an arm: what the design asks of a headline, and below it a spread is idle
+ORDER = {one.name: place for place, one in enumerate(settings(eager=True))}
+SWITCH_NAMES = {"compile": "Compilation", "kv_split": "KV split", "aiter": "AITER"}
+TWICE = "A/A"  # the same server under two names: what differs between them is chance
+CELL = ("workload", "level")
+PAIR = (
+    *("switch", "setting", "baseline_setting", "model", "attention", "feed_forward"),
+    *("treatment", "baseline", "treatment_outcome", "baseline_outcome"),
+)
+IN_FORCE = ("eager", "attention_backend", "moe_backend")
+
+
+# --- arms and pairs -------------------------------------------------------------------------------
+
+
+def arms(found: Frames) -> pd.DataFrame:
+    """Every arm once, by model and in the order of the settings.
+
+    Columns: arm, switch, setting, baseline, model, attention, feed_forward, layers, outcome
+    (`measured` if any of its launches was).
+    """
+    columns = ["arm", "switch", "setting", "baseline", *estimates.FACTORS, "outcome"]
+    if found.launches.empty:
+        return pd.DataFrame(columns=columns)
+    outcome = found.launches.groupby("arm")["outcome"].agg(_best)
+    known = found.launches[columns[:-1]].drop_duplicates("arm").join(outcome, on="arm")
+    order = known["setting"].map(ORDER)
+    return known.assign(order=order).sort_values(["model", "order"], ignore_index=True)[columns]
+
+
+def _best(outcomes: pd.Series) -> str:
+    return "measured" if "measured" in set(outcomes) else str(outcomes.iloc[0])
+
+
+def applicable(found: Frames) -> pd.DataFrame:
+    """The arms that this platform can have."""
+    known = arms(found)
+    return known[known["outcome"] != NOT_APPLICABLE].reset_index(drop=True)
+
+
+def left_out(found: Frames) -> str:
+    """A sentence for each switch that this platform cannot have: it is in no figure."""
+    known = arms(found)
+    drawn = applicable(found)
+    rest = known[~known["switch"].isin(drawn["switch"])].drop_duplicates("switch")
+    return "".join(f" {SWITCH_NAMES[row.switch]}: {row.outcome}." for row in rows_of(rest))
+
+
+def switch_columns(found: Frames) -> list[str]:
+    """Columns of the launches frame with a switch as the engine's own page reports it."""
+    return [str(name) for name in found.launches if str(name).startswith("VLLM_")]
+
+
+def pairs(found: Frames) -> pd.DataFrame:
+    """A row per setting and its baseline, for arms that this platform can have: PAIR."""
+    known = applicable(found)
+    compared = known[known["arm"] != known["baseline"]]
+    return _pairs(known, zip(compared["arm"], compared["baseline"], strict=True))
+
+
+def twins(found: Frames) -> pd.DataFrame:
+    """Baselines of different switches that the engine runs alike, as pairs with switch A/A.
+
+    Alike is the same model with the same answers of the engine about all that a switch changes.
+    """
+    known = applicable(found)
+    base = known[(known["arm"] == known["baseline"]) & (known["outcome"] == "measured")]
+    same: dict[tuple[str, ...], list[str]] = {}
+    for arm, model in zip(base["arm"], base["model"], strict=True):
+        same.setdefault((model, *_in_force(found, arm)), []).append(arm)
+    found_pairs = [(other, first) for first, *others in same.values() for other in others]
+    return _pairs(known, found_pairs).assign(switch=TWICE)
+
+
+def _in_force(found: Frames, arm: str) -> Iterator[str]:
+    of_arm = found.launches[found.launches["arm"] == arm]
+    said = of_arm.reindex(columns=[*IN_FORCE, *switch_columns(found)])
+    measured = said[of_arm["outcome"] == "measured"].astype(object).fillna("")
+    for column in measured:
+        yield ", ".join(sorted(set(measured[column].astype(str))))
+
+
+def _pairs(known: pd.DataFrame, names: Any) -> pd.DataFrame:
+    of: Mapping[str, Any] = {row.arm: row for row in rows_of(known)}
+    rows = [
+        {
+            **{name: getattr(of[treatment], name) for name in PAIR if hasattr(of[treatment], name)},
+            "treatment": treatment,
+            "baseline": baseline,
+            "baseline_setting": of[baseline].setting,
+            "treatment_outcome": of[treatment].outcome,
+            "baseline_outcome": of[baseline].outcome,
+        }
+        for treatment, baseline in names
+        if baseline in of
+    ]
+    return pd.DataFrame(rows, columns=list(PAIR))
+
+
+def compared(row: Any) -> str:
+    """A row's pair as a reader sees it: 'compiled / eager', 'AITER: without-mla / on'."""
+    name = f"{row.setting} / {row.baseline_setting}"
+    if row.switch == "aiter":
+        name = f"{SWITCH_NAMES['aiter']}: {name.replace('aiter-', '')}"
+    return f"{TWICE}: {name}" if row.switch == TWICE else name
+
+
+def why(row: Any) -> str:
+    """Why there is no ratio: what became of an arm, or that windows are void or too few."""
+    if row.treatment_outcome != "measured":
+        return str(row.treatment_outcome)
+    if row.baseline_outcome != "measured":
+        return f"baseline {row.baseline_outcome}"
+    return "no valid pair" if row.n == 0 else "one launch"
+
+
+def cells(launches: Sequence[Launch]) -> list[tuple[str, int]]:
+    """Every workload and level asked for, in that order."""
+    planned = estimates.planned(launches)[list(CELL)].drop_duplicates()
+    order = list(dict.fromkeys(planned["workload"]))
+    unique = planned.itertuples(index=False, name=None)
+    return sorted(unique, key=lambda cell: (order.index(cell[0]), cell[1]))
+
+
+def family(found: Frames, launches: Sequence[Launch]) -> int:
+    """Comparisons of one metric: pairs x workloads x levels. A/A is a check, not a comparison."""
+    return max(1, len(pairs(found)) * len(cells(launches)))
+
+
+def launch_values(found: Frames, metric: str) -> pd.DataFrame:
+    """One value per launch, workload and level, from valid windows; `study.stats.launch_means`."""
+    seen = estimates.windows(found)
+    if seen.empty:
+        return pd.DataFrame(columns=[*stats.LAUNCH_KEYS, "metric", "value"])
+    return stats.launch_means(seen, [metric])
+
+
+# --- ratios inside blocks -------------------------------------------------------------------------
+
+
+def ratios(found: Frames, launches: Sequence[Launch], metric: str) -> pd.DataFrame:
+    """Treatment / baseline inside blocks, a row per pair (A/A last), workload and level.
+
+    Columns: PAIR, workload, level, metric, point, low, high, confidence, method, n (blocks),
+    p_value, dropped, and both absolute values over the same blocks (`baseline_point`, `_low`,
+    `_high`, `treatment_...`, in the metric's own unit). Bonferroni over the family.
+    """
+    values, comparisons = launch_values(found, metric), family(found, launches)
+    rows = []
+    for pair, cell in _comparisons(found, launches):
+        said = stats.paired_ratio(
+            _at(values, cell),
+            "value",
+            "arm",
+            pair["treatment"],
+            pair["baseline"],
+            comparisons=comparisons,
+        )
+        rows.append(
+            {
+                **pair,
+                **dict(zip(CELL, cell, strict=True)),
+                "metric": metric,
+                **_fields(said.ratio, INTERVAL),
+                "p_value": said.p_value,
+                "dropped": said.dropped,
+                **_fields(said.baseline, LIMITS, "baseline_"),
+                **_fields(said.treatment, LIMITS, "treatment_"),
+            }
+        )
+    sides = [f"{side}_{name}" for side in ("baseline", "treatment") for name in LIMITS]
+    columns = [*PAIR, *CELL, "metric", *INTERVAL, "p_value", "dropped", *sides]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def block_ratios(found: Frames, launches: Sequence[Launch], metric: str) -> pd.DataFrame:
+    """The ratio in every single block: what `ratios` is made of. PAIR, CELL, metric, block, point.
+
+    Only blocks that hold a valid window of both.
+    """
+    values, rows = launch_values(found, metric), []
+    for pair, cell in _comparisons(found, launches):
+        of = _at(values, cell).pivot(index="block", columns="arm", values="value")
+        sides = of.reindex(columns=[pair["treatment"], pair["baseline"]]).astype(float).dropna()
+        ratio = sides.iloc[:, 0] / sides.iloc[:, 1]
+        rows += [
+            {**pair, **dict(zip(CELL, cell, strict=True)), "metric": metric, "block": b, "point": r}
+            for b, r in ratio.items()
+        ]
+    return pd.DataFrame(rows, columns=[*PAIR, *CELL, "metric", "block", "point"])
+
+
+def _comparisons(
+    found: Frames, launches: Sequence[Launch]
+) -> list[tuple[dict[str, Any], tuple[str, int]]]:
+    every = [*pairs(found).to_dict("records"), *twins(found).to_dict("records")]
+    return [
+        ({str(k): v for k, v in pair.items()}, cell) for pair in every for cell in cells(launches)
+    ]
+
+
+LIMITS = ("point", "low", "high")
+
+
+def _fields(interval: stats.Interval, names: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    return {f"{prefix}{name}": getattr(interval, name) for name in names}
+
+
+def _at(values: pd.DataFrame, cell: tuple[str, int]) -> pd.DataFrame:
+    return values[(values["workload"] == cell[0]) & (values["level"] == cell[1])]
+
+
+# --- spreads --------------------------------------------------------------------------------------
+
+
+def spreads(found: Frames, launches: Sequence[Launch], metric: str = HEADLINE) -> pd.DataFrame:
+    """Spread of the treatment's launches / that of the baseline's, a row as in `ratios`.
+
+    Columns: PAIR, workload, level, metric, point, low, high, confidence, method, n (the smaller
+    count of launches), and the coefficient of variation of both with its own interval
+    (`baseline_point`, `_low`, `_high`, `_n`, `treatment_...`; 0.03 is 3 %). The F interval takes
+    arms as independent, and is Bonferroni's over the family like that of the means.
+    """
+    values, comparisons = launch_values(found, metric), family(found, launches)
+    each = 1 - (1 - stats.CONFIDENCE) / comparisons
+    rows = []
+    for pair, cell in _comparisons(found, launches):
+        here = _at(values, cell)
+        sides = {
+            side: here.loc[here["arm"] == pair[side], "value"].astype(float)
+            for side in ("treatment", "baseline")
+        }
+        said = spread_ratio(sides["treatment"], sides["baseline"], each)
+        adjusted = f", Bonferroni over {comparisons} comparisons" if comparisons > 1 else ""
+        rows.append(
+            {
+                **pair,
+                **dict(zip(CELL, cell, strict=True)),
+                "metric": metric,
+                **_fields(said, INTERVAL),
+                "point": said.point if np.isfinite(said.point) else np.nan,
+                "confidence": stats.CONFIDENCE,
+                "method": said.method + adjusted,
+                **_fields(spread(sides["baseline"]), (*LIMITS, "n"), "baseline_"),
+                **_fields(spread(sides["treatment"]), (*LIMITS, "n"), "treatment_"),
+            }
+        )
+    of_sides = [f"{side}_{name}" for side in ("baseline", "treatment") for name in (*LIMITS, "n")]
+    return pd.DataFrame(rows, columns=[*PAIR, *CELL, "metric", *INTERVAL, *of_sides])
+
+
+def by_chance(n: int, confidence: float = stats.CONFIDENCE) -> float:
+    """With n launches each, two arms of one spread give a ratio between 1/x and x: this x.
+
+    From F(n - 1, n - 1), so for normal log values; NaN below two launches.
+    """
+    if n < 2:
+        return np.nan
+    return float(np.sqrt(distributions.f.ppf((1 + confidence) / 2, n - 1, n - 1)))
+
+
+# --- starts and outputs ---------------------------------------------------------------------------
+
+
+def starts(part: Part) -> pd.DataFrame:
+    """A row per launch that became ready, in the order of arms and blocks.
+
+    Columns: arm, setting, block, launch, started_utc, ready_s, and what the engine's compile
+    cache held before the start: cache_files, cache_bytes (NaN where it was not recorded).
+    """
+    columns = ["arm", "setting", "block", "launch", "started_utc", "ready_s"]
+    held = {str(one["launch"]): one.get("compile_cache") or {} for one in part.records}
+    rows = part.found.launches.reindex(columns=columns)
+    ready = rows[rows["ready_s"].notna()]
+    order = {arm: place for place, arm in enumerate(arms(part.found)["arm"])}
+    ready = ready.assign(
+        **{
+            f"cache_{what}": [held.get(name, {}).get(what, np.nan) for name in ready["launch"]]
+            for what in ("files", "bytes")
+        }
+    )
+    return ready.sort_values(["arm", "block"], key=lambda c: c.map(order) if c.name == "arm" else c)
+
+
+def agreements(part: Part) -> list[Agreement]:
+    """For each pair and A/A: do both give the same greedy tokens for the fixed prompts?"""
+    every = pd.concat([pairs(part.found), twins(part.found)])
+    names = zip(every["treatment"], every["baseline"], strict=True)
+    return [compare(part.outputs, treatment, baseline) for treatment, baseline in names]

@@ -1,0 +1,188 @@
+"""Tables of the chapter on engine-side switches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from study import estimates
+from study.chapter import Part
+from study.chapters import aiter_estimates as switches
+from study.chapters.aiter_estimates import ENOUGH, HEADLINE, compared, left_out, why
+from study.estimates import COMPARED, METRICS, rows_of
+from study.figures import interval_words
+from study.frames import Frames
+from study.plan import Launch
+from study.style import spelled
+from study.tables import NOT_REPORTED, Table, count, interval, number, p_value
+
+NO_PAIR = "Nothing to compare: this platform has no setting beside its baseline."
+RAN = ("measured", "overridden", "failed")  # outcomes of a server that may have said what it runs
+
+
+def settings(part: Part) -> Table:
+    """A row per arm and outcome: what the engine says is in force, or why there is nothing."""
+    found = part.found
+    data = switches.arms(found).drop(columns="outcome")
+    data = data.merge(estimates.outcomes(found), on="arm")
+    if data.empty:
+        return Table(data, data, "No launch was asked for.")
+    said = [*switches.IN_FORCE, *switches.switch_columns(found)]
+    data = data.join(_in_force(found, said), on=["arm", "outcome"])
+    asked = _switches_asked(part.launches)
+    named = {"eager": "eager", "attention_backend": "attention back end"}
+    named |= {"moe_backend": "mixture back end"}
+    named |= {name: _short(name) for name in said if name in asked}
+    shown = data[["arm", "outcome", "launches"]].assign(
+        **{
+            label: [
+                value if ran in RAN else ran
+                for value, ran in zip(data[name], data["outcome"], strict=True)
+            ]
+            for name, label in named.items()
+        },
+        reason=data["reason"],
+    )
+    return Table(
+        shown,
+        data,
+        "Every arm with its outcome and what is in force, as the engine's own page and log report "
+        "it and not as our flags ask. Switches from the environment are those that some arm sets "
+        "here; the twin in data/derived has all that the engine reports. "
+        f"{NOT_REPORTED.capitalize()}: the engine does not say it.",
+    )
+
+
+def _in_force(found: Frames, columns: Sequence[str]) -> pd.DataFrame:
+    rows = found.launches.reindex(columns=["arm", "outcome", *columns])
+    return rows.groupby(["arm", "outcome"])[list(columns)].agg(_said)
+
+
+def _said(values: pd.Series) -> str:
+    return ", ".join(sorted({str(value) for value in values.dropna()})) or NOT_REPORTED
+
+
+def _switches_asked(launches: Sequence[Launch]) -> set[str]:
+    """Names in the environment of arms that this platform can have."""
+    return {name for one in launches if not one.not_applicable for name in one.arm.environment}
+
+
+def _short(name: str) -> str:
+    return name.removeprefix("VLLM_ROCM_USE_").removeprefix("VLLM_CPU_")
+
+
+def starts(part: Part) -> Table:
+    """Per arm: how long each launch took to become ready, and the compile cache before it."""
+    data = switches.starts(part)
+    if data.empty:
+        return Table(data, data, "No server became ready.")
+    groups = data.groupby("arm", sort=False)
+    shown = pd.DataFrame(
+        {
+            "arm": list(groups.groups),
+            "launches": list(groups.size()),
+            "ready after (s)": list(groups["ready_s"].agg(_row_of_numbers)),
+            "compile cache before it (files)": list(groups["cache_files"].agg(_row_of_counts)),
+            "(kB)": list((groups["cache_bytes"]).agg(_row_of_kilobytes)),
+        }
+    )
+    return Table(
+        shown,
+        data,
+        "Start of every server that became ready, in the order of blocks. The compile cache is "
+        "shared by all arms: what one launch has compiled, a later one finds, and starts faster.",
+    )
+
+
+def _row_of_numbers(values: pd.Series) -> str:
+    return " · ".join(number(value) for value in values)
+
+
+def _row_of_counts(values: pd.Series) -> str:
+    return " · ".join(NOT_REPORTED if pd.isna(value) else count(value) for value in values)
+
+
+def _row_of_kilobytes(values: pd.Series) -> str:
+    return _row_of_counts(values / 1e3)
+
+
+def comparisons(found: Frames, launches: Sequence[Launch]) -> Table:
+    """Treatment / baseline inside blocks: ratio, p-value, and the values that the ratio hides."""
+    parts = [switches.ratios(found, launches, metric) for metric in COMPARED]
+    data = pd.concat(parts, ignore_index=True)
+    if data.empty:
+        return Table(data, data, NO_PAIR + left_out(found))
+    rows = []
+    for row in rows_of(data):
+        metric = METRICS[row.metric]
+        rows.append(
+            {
+                "metric": f"{metric.name} ({metric.unit})",
+                "treatment / baseline": compared(row),
+                "model": spelled(row.model),
+                "workload": row.workload,
+                "level": row.level,
+                "baseline": _side(row, "baseline", metric.scale),
+                "treatment": _side(row, "treatment", metric.scale),
+                "ratio": interval(row.point, row.low, row.high) if row.n else why(row),
+                "p": p_value(row.p_value),
+                "blocks": row.n,
+                "dropped": row.dropped,
+            }
+        )
+    known = data[data["n"] > 0]
+    made = f"Intervals: {interval_words(known, 'blocks')}. " if len(known) else ""
+    text = (
+        f"Each setting against its baseline, inside blocks. {made}Baseline and treatment are over "
+        "the same blocks; a dropped block lacked a valid window of one of the two. The p-value "
+        "and the interval come from one test."
+    )
+    return Table(pd.DataFrame(rows), data, text + left_out(found))
+
+
+def _side(row: Any, side: str, scale: float) -> str:
+    if not row.n:
+        return "n/a"
+    return interval(*(getattr(row, f"{side}_{name}") * scale for name in switches.LIMITS))
+
+
+def spreads(found: Frames, launches: Sequence[Launch]) -> Table:
+    """Ratio of the spreads of launches, with both coefficients of variation."""
+    data = switches.spreads(found, launches)
+    if data.empty:
+        return Table(data, data, NO_PAIR + left_out(found))
+    rows = [
+        {
+            "treatment / baseline": compared(row),
+            "model": spelled(row.model),
+            "workload": row.workload,
+            "level": row.level,
+            "baseline: coefficient of variation": _variation(row._asdict(), "baseline"),
+            "treatment": _variation(row._asdict(), "treatment"),
+            "ratio of spreads": interval(row.point, row.low, row.high)
+            if pd.notna(row.point)
+            else why(row),
+            "launches": f"{row.treatment_n} against {row.baseline_n}",
+        }
+        for row in rows_of(data)
+    ]
+    text = (
+        f"Launch-to-launch spread of {METRICS[HEADLINE].name.lower()}: both coefficients of "
+        "variation (chi-square interval) and the ratio of the standard deviations of the "
+        "logarithms (F interval, Bonferroni over all comparisons). All of them assume normal log "
+        f"values and are sensitive to that. Below {ENOUGH} launches an arm a ratio of spreads "
+        "carries next to nothing."
+    )
+    return Table(pd.DataFrame(rows), data, text + left_out(found))
+
+
+def _variation(row: Mapping[str, Any], side: str) -> str:
+    """'3.1 % [1.9, 7.8]', or that there is none."""
+    if pd.isna(row[f"{side}_point"]):
+        return "n/a"
+    point, low, high = (row[f"{side}_{name}"] * 100 for name in switches.LIMITS)
+    if pd.isna(low):
+        return f"{number(point)} %"
+    return f"{number(point)} % [{number(low)}, {number(high)}]"

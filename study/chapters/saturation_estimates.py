@@ -1,0 +1,223 @@
+"""Where the throughput of a curve stops rising, what ends the rise, and what lies beyond.
+
+A curve is one arm on one workload, over all levels with a valid window. Each function is a pure
+function of a `Part`; a curve that was asked for keeps its row, whatever became of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from study import estimates, knee, stats
+from study.chapter import Part
+from study.estimates import COMPARED, INTERVAL, Metric
+from study.frames import NOT_MEASURED
+
+REACHED, NOT_REACHED, CANNOT_JUDGE = "reached", "not reached", "cannot judge"
+NO_VALID = "no valid window"
+
+BATCH_LIMIT, KV_CACHE, COMPUTE = "batch limit", "KV cache", "compute"
+RUNNING_FULL = 0.95  # of max_num_seqs, on average over the steady part: the batch is full
+CACHE_FULL = 0.95  # of the KV cache, at its fullest: a long request finds no room any more
+RESOLUTION = 0.01  # a knee lies on a grid of about such steps, so it is not known any finer
+
+HEADLINE = "output_tok_s"
+GAUGES = {
+    metric.column: metric
+    for metric in (
+        Metric("running_mean", "Running", "requests", 1.0, True),
+        Metric("waiting_mean", "Waiting", "requests", 1.0, False),
+        Metric("kv_use_max", "KV cache in use", "%", 1e2, False),
+        Metric("preemptions", "Preemptions", "per window", 1.0, False),
+    )
+}
+CURVE = ("arm", *estimates.FACTORS, "workload", "input_tokens", "output_tokens")
+
+
+def knees(part: Part) -> pd.DataFrame:
+    """A row per curve asked for: its knee, and the law that it follows.
+
+    Columns: those of CURVE, max_num_seqs, levels and highest_level (with a valid window),
+    launches (with a valid window). state: 'reached', 'not reached', 'cannot judge', 'no valid
+    window', or the arm's outcome; text: why there is no knee. point, low, high (requests in
+    flight), confidence, method, n: the knee over the n launches that reached it; where there is
+    no such interval, point is the pooled curve's. not_reached, not_judged: launches.
+    maximum_tok_s and knee_tok_s: fitted, of the pooled curve. at_level: the lowest tested level
+    at or above the knee. model_of_fit: the one that fits better. sigma_point, ..., kappa_high:
+    Gunther's law over launches.
+    """
+    return pd.DataFrame([_knee_row(*one) for one in _curves(part)])
+
+
+def fitted(part: Part, points: int = 200) -> pd.DataFrame:
+    """The pooled fit of each curve over its tested range: arm, workload, level, point (tok/s)."""
+    lines = []
+    for curve, valid, found in _curves(part):
+        fit = found.pooled.fit
+        if fit is not None:
+            level = np.geomspace(valid["level"].min(), valid["level"].max(), points)
+            known = {name: curve[name] for name in CURVE}
+            lines.append(pd.DataFrame({**known, "level": level, "point": fit.predict(level)}))
+    if not lines:
+        return pd.DataFrame(columns=[*CURVE, "level", "point"])
+    return pd.concat(lines, ignore_index=True)
+
+
+def limits(part: Part) -> pd.DataFrame:
+    """What ends the rise of each curve that has a knee, by the engine's gauges at `at_level`.
+
+    Columns: those of `knees`, and per gauge its mean over launches; running and waiting: the
+    level, shared out as the gauges say; limit: 'batch limit' (`RUNNING_FULL` of max_num_seqs
+    run), 'KV cache' (`CACHE_FULL` of it is in use, or a request was preempted), both, 'compute'
+    when neither, or 'cannot judge' without samples of the gauges.
+    """
+    known = knees(part)
+    reached = [row for row in _records(known) if row["state"] == REACHED]
+    if not reached:
+        return pd.DataFrame(columns=[*known.columns, *GAUGES, "running", "waiting", "limit"])
+    every = estimates.by_level(part.found, list(GAUGES))
+    rows = [{**row, **_gauges_at(every, row)} for row in reached]
+    return pd.DataFrame([{**row, "limit": _limit(row)} for row in rows])
+
+
+def beyond(part: Part) -> pd.DataFrame:
+    """What more requests in flight give and cost: the highest level over `at_level`.
+
+    The same launch sees both levels, so the ratio is inside blocks, Bonferroni's over all curves
+    asked for. Columns: those of CURVE, at_level, highest_level, metric, interval of the ratio,
+    p_value, dropped, and both absolute values over the same blocks (`baseline_point`, `_low`,
+    `_high`, `treatment_...`). Only curves with a knee, and levels beyond it.
+    """
+    known = knees(part)
+    rows = [
+        _beyond_row(part, row, metric, len(known))
+        for row in _records(known)
+        if row["state"] == REACHED and row["highest_level"] > row["at_level"]
+        for metric in COMPARED
+    ]
+    return pd.DataFrame(rows, columns=None if rows else [*CURVE, "metric", *INTERVAL])
+
+
+# --- one curve ------------------------------------------------------------------------------------
+
+Row = dict[str, Any]
+
+
+def _records(frame: pd.DataFrame) -> list[Row]:
+    return [{str(name): value for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _curves(part: Part) -> Iterator[tuple[Row, pd.DataFrame, knee.LaunchKnees]]:
+    """Each curve asked for, its valid windows, and its knees; why there is no window, if so."""
+    batch = {launch.arm.name: launch.arm.flags["max_num_seqs"] for launch in part.launches}
+    seen = estimates.windows(part.found)
+    asked = estimates.planned(part.launches).drop_duplicates(["arm", "workload"])
+    told = estimates.outcomes(part.found).drop_duplicates("arm").set_index("arm")
+    told = told.reindex([*batch]).fillna({"outcome": NOT_MEASURED, "reason": ""})
+    for one in _records(asked.sort_values(["layers", "model"], kind="stable")):
+        here = seen[(seen["arm"] == one["arm"]) & (seen["workload"] == one["workload"])]
+        valid = here[here["verdict"] == "valid"]
+        curve = {name: one[name] for name in CURVE} | {"max_num_seqs": batch[one["arm"]]}
+        if valid.empty:
+            outcome, reason = told.loc[one["arm"], ["outcome", "reason"]]
+            curve |= {"state": NO_VALID if len(here) else outcome, "text": reason}
+        yield curve, valid, knee.knee_over_launches(valid, HEADLINE)
+
+
+def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
+    state, text = _judged(found)
+    interval, pooled = found.interval, found.pooled
+    point = interval.point if np.isfinite(interval.low) else pooled.level
+    point = point if state == REACHED else np.nan
+    tested = np.unique(valid["level"].to_numpy())
+    above = tested[tested >= point * (1 - RESOLUTION)]
+    return {
+        "state": state,
+        "text": text,
+        **curve,  # where nothing is valid, it knows better
+        **{name: getattr(interval, name) for name in INTERVAL},
+        "point": point,
+        "launches": valid["launch"].nunique(),
+        "not_reached": found.not_reached,
+        "not_judged": found.not_judged,
+        "levels": tested.size,
+        "highest_level": tested.max(initial=0),
+        "at_level": above.min() if above.size else np.nan,
+        "maximum_tok_s": pooled.maximum,
+        "knee_tok_s": float(pooled.fit.predict(point)) if pooled.fit else np.nan,
+        "model_of_fit": pooled.model,
+        **_gunther(valid),
+    }
+
+
+def _judged(found: knee.LaunchKnees) -> tuple[str, str]:
+    """The state of the pooled curve and why; a knee that no launch has by itself is not proven."""
+    pooled = found.pooled
+    if pooled.reached and not found.reached:
+        return CANNOT_JUDGE, "the pooled curve has a knee, but no launch has one by itself"
+    state = {True: REACHED, False: NOT_REACHED, None: CANNOT_JUDGE}[pooled.reached]
+    return state, "" if pooled.reached else pooled.text.removeprefix(f"{state}: ")
+
+
+def _gunther(valid: pd.DataFrame) -> dict[str, float]:
+    """Sigma and kappa of Gunther's law with their intervals over launches; either may be zero."""
+    fits = [
+        asdict(knee.gunther(of_launch["level"], of_launch[HEADLINE]))
+        for _, of_launch in valid.dropna(subset=HEADLINE).groupby("launch")
+        if of_launch["level"].nunique() >= knee.Gunther.parameters
+    ]
+    over_launches = {
+        name: stats.mean_interval([fit[name] for fit in fits]) for name in ("sigma", "kappa")
+    }
+    return {
+        f"{name}_{side}": getattr(interval, side)
+        for name, interval in over_launches.items()
+        for side in ("point", "low", "high")
+    }
+
+
+def _gauges_at(every: pd.DataFrame, row: Row) -> dict[str, float]:
+    here = every[(every["arm"] == row["arm"]) & (every["workload"] == row["workload"])]
+    of_gauge = here[here["level"] == row["at_level"]].set_index("metric")["point"]
+    gauges = {name: float(of_gauge[name]) for name in GAUGES}
+    # Gauges do not know a request before its first step, so they sum up to less than the level
+    # that a gate has proven. Their shares are taken, not their sums.
+    known = gauges["running_mean"] + gauges["waiting_mean"]
+    share = gauges["running_mean"] / known if known > 0 else np.nan
+    return {**gauges, "running": share * row["at_level"], "waiting": (1 - share) * row["at_level"]}
+
+
+def _limit(row: Row) -> str:
+    if np.isnan(row["running"]) or np.isnan(row["kv_use_max"]):
+        return CANNOT_JUDGE
+    met = {
+        KV_CACHE: row["kv_use_max"] >= CACHE_FULL or row["preemptions"] > 0,
+        BATCH_LIMIT: row["running"] >= RUNNING_FULL * row["max_num_seqs"],
+    }
+    return " and ".join(name for name, is_met in met.items() if is_met) or COMPUTE
+
+
+def _beyond_row(part: Part, row: Row, metric: str, comparisons: int) -> Row:
+    means = stats.launch_means(part.found.windows, [metric])
+    here = means[(means["arm"] == row["arm"]) & (means["workload"] == row["workload"])]
+    levels = str(int(row["highest_level"])), str(int(row["at_level"]))
+    by_level = here.assign(level=here["level"].astype(int).astype(str))
+    said = stats.paired_ratio(by_level, "value", "level", *levels, comparisons=comparisons)
+    absolute = {
+        f"{side}_{name}": getattr(getattr(said, side), name)
+        for side in ("baseline", "treatment")
+        for name in ("point", "low", "high")
+    }
+    return {
+        **{name: row[name] for name in (*CURVE, "at_level", "highest_level")},
+        "metric": metric,
+        **{name: getattr(said.ratio, name) for name in INTERVAL},
+        "p_value": said.p_value,
+        "dropped": said.dropped,
+        **absolute,
+    }

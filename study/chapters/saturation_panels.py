@@ -1,0 +1,258 @@
+"""What a panel of the chapter on saturation holds: curves, fits, knees, axes, and their words.
+
+Knees are dotted lines in their family's colour, with the interval over launches as a band; the
+thin grey line is max_num_seqs, the batch that the engine may run at most.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from study import figures, knee
+from study.chapters.saturation_estimates import CACHE_FULL, CANNOT_JUDGE, NOT_REACHED, REACHED
+from study.estimates import Metric, rows_of
+from study.style import (
+    INK,
+    MUTED,
+    PAPER,
+    arm_style,
+    dodge,
+    hollow_style,
+    interval_bars,
+    legend,
+    level_axis,
+    log_axis,
+    log_limits,
+    spelled,
+)
+from study.tables import interval
+
+TOGETHER = 0.15  # labels of points nearer than this share would cover each other
+APART = 1.9  # ticks nearer than this factor would run into each other
+LINE_PT = 12.0
+LIMIT_LINE: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "zorder": 1}
+KNEE_LINE: dict[str, Any] = {"linewidth": 1.4, "linestyle": (0, (1, 1.4)), "zorder": 1.5}
+KNEE_MARK: dict[str, Any] = {"marker": "D", "markersize": 9, "markeredgecolor": PAPER}
+
+
+def log_y(axis: Axes, frame: pd.DataFrame, metric: Metric) -> None:
+    values = frame[frame["metric"] == metric.column]
+    known = values[values["kind"] == "estimate"]
+    scaled = (rows[name] * metric.scale for rows, name in (
+        (values, "point"), (known, "low"), (known, "high"),
+    ))  # fmt: skip
+    log_axis(axis, *log_limits(*scaled))
+
+
+def gauge_y(axis: Axes, frame: pd.DataFrame, metric: Metric) -> None:
+    """Counts and shares from zero, on a linear axis; the cache up to where it is full."""
+    top = 100.0 if metric.column == "kv_use_max" else float((frame["point"] * metric.scale).max())
+    axis.set_ylim(0, max(1.0, top if np.isfinite(top) else 0.0) * 1.15)
+    if metric.column == "kv_use_max":
+        axis.axhline(CACHE_FULL * metric.scale, **LIMIT_LINE)
+
+
+def curves(
+    axis: Axes, frame: pd.DataFrame, workload: str, metric: Metric, *, joined: bool = True
+) -> None:
+    """Estimates with their bars, joined in order or not, and void windows; one curve per arm."""
+    here = frame[frame["workload"] == workload]
+    arms = list(dict.fromkeys(frame["arm"]))
+    for place, arm in enumerate(arms):
+        of_arm = here[here["arm"] == arm].sort_values("level")
+        if of_arm.empty:
+            continue
+        style = style_of(of_arm.iloc[0])
+        known = of_arm[of_arm["kind"] == "estimate"]
+        void = of_arm[of_arm["kind"] == "void window"]
+        x, x_void = (dodge(rows["level"], place, len(arms)) for rows in (known, void))
+        line = {} if joined else {"linestyle": ""}
+        axis.plot(x, known["point"] * metric.scale, zorder=3, **{**style, **line})
+        interval_bars(axis, x, known, style["color"], metric.scale)
+        hollow = hollow_style(style["color"], style["marker"])
+        axis.plot(x_void, void["point"] * metric.scale, linestyle="", **hollow)
+
+
+def fits(axis: Axes, frame: pd.DataFrame, workload: str) -> None:
+    fits = frame[(frame["kind"] == "fit") & (frame["workload"] == workload)]
+    for _, line in fits.groupby("arm", sort=False):
+        axis.plot(
+            line["level"], line["point"], zorder=2, **{**style_of(line.iloc[0]), "marker": ""}
+        )
+
+
+def knee_lines(axis: Axes, known: pd.DataFrame, *, marked: bool = False) -> None:
+    """Each knee with its band, and max_num_seqs; within the limits that the axis has."""
+    for limit in known["max_num_seqs"].unique():
+        axis.axvline(limit, **LIMIT_LINE)
+    for row in rows_of(known[known["state"] == REACHED]):
+        colour = style_of(row)["color"]
+        axis.axvline(row.point, color=colour, **KNEE_LINE)
+        if np.isfinite(row.low):
+            left, right = axis.get_xlim()
+            axis.axvspan(max(row.low, left), min(row.high, right), color=colour, alpha=0.13, lw=0)
+        if marked:
+            axis.plot(row.point, row.knee_tok_s, color=colour, zorder=4, **KNEE_MARK)
+
+
+def said_above(axis: Axes, known: pd.DataFrame, title: str) -> None:
+    """Under the title a line per curve: its knee, or why it has none."""
+    for place, row in enumerate(reversed(list(rows_of(known)))):
+        text = f"{spelled(row.model)}: {knee_text(row)}"
+        axis.annotate(
+            text,
+            xy=(0, 1),
+            xycoords="axes fraction",
+            xytext=(0, 5 + LINE_PT * place),
+            textcoords="offset points",
+            color=style_of(row)["color"],
+            size=9,
+        )
+    axis.set_title(title, pad=8 + LINE_PT * len(known))
+
+
+def path(axis: Axes, frame: pd.DataFrame, row: Any) -> None:
+    """Throughput over TPOT in the order of levels; the first, the last and the knee's are named."""
+    if frame.empty:
+        return
+    style = style_of(row)
+    x, y = frame["x_point"] * 1e3, frame["y_point"]
+    axis.plot(x, y, zorder=3, **style)
+    at_knee = frame["level"] == row.at_level
+    axis.plot(x[at_knee], y[at_knee], ls="", color=style["color"], zorder=4, **KNEE_MARK)
+    named = frame[at_knee | frame["level"].isin([frame["level"].min(), frame["level"].max()])]
+    for (along, up), levels in _places(named).items():
+        axis.annotate(
+            ", ".join(levels),
+            (along * 1e3, up),
+            xytext=(7, -12),
+            textcoords="offset points",
+            color=style["color"],
+            size=8.5,
+        )
+
+
+def _places(named: pd.DataFrame) -> dict[tuple[float, float], list[str]]:
+    """Levels by their point; those that nearly fall together share one label."""
+    places: dict[tuple[float, float], list[str]] = {}
+    for row in rows_of(named):
+        here = row.x_point, row.y_point
+        near = [place for place in places if np.allclose(place, here, rtol=TOGETHER)]
+        places.setdefault(near[0] if near else here, []).append(f"{row.level:g}")
+    return places
+
+
+def log_x(axis: Axes, frame: pd.DataFrame) -> None:
+    """TPOT in ms on a log axis, labelled as `style.log_axis` does it upright."""
+    points = frame["x_point"] * 1e3
+    narrow = points.max() / points.min() < 12
+    axis.set_xscale("log")
+    axis.set_xlim(points.min() / 1.25, points.max() * 1.35)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if narrow else (1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def levels_x(axis: Axes, frame: pd.DataFrame, label: str = "requests in flight") -> None:
+    """The axis of levels, with as many ticks as do not run into each other."""
+    measured = frame["kind"].isin(["estimate", "void window"])
+    tested = sorted(frame.loc[measured, "level"].unique(), reverse=True)
+    ticks = tested[:1]
+    for level in tested:
+        if ticks[-1] / level >= APART:
+            ticks.append(level)
+    level_axis(axis, ticks, label)
+    axis.set_xlim(tested[-1] / 1.5, tested[0] * 1.5)
+
+
+def style_of(row: Any) -> dict[str, Any]:
+    return arm_style(row.attention, row.feed_forward)
+
+
+def title_of(frame: pd.DataFrame, workload: str) -> str:
+    given, made = frame.loc[frame["workload"] == workload, ["input_tokens", "output_tokens"]].iloc[
+        0
+    ]
+    return f"{workload}: {given:,.0f} tokens in, {made:,.0f} out"
+
+
+def legend_of(
+    figure: Figure,
+    frame: pd.DataFrame,
+    known: pd.DataFrame,
+    *,
+    lines: bool = True,
+    marked: bool = False,
+) -> None:
+    """An entry per model, the knee, max_num_seqs where the axis reaches it, and void windows.
+
+    `lines`: knees are lines, and max_num_seqs is one; `marked`: knees have a diamond.
+    """
+    entries = [
+        Line2D([], [], label=spelled(str(row.model)), **style_of(row))
+        for row in rows_of(known.drop_duplicates("model"))
+    ]
+    if (known["state"] == REACHED).any():
+        look = (KNEE_LINE if lines else {"linestyle": ""}) | (KNEE_MARK if marked else {})
+        entries.append(Line2D([], [], label="knee", color=INK, **look))
+    if lines and known["max_num_seqs"].min() <= frame["level"].max():
+        entries.append(Line2D([], [], label="max_num_seqs", **LIMIT_LINE))
+    if "kind" in frame and (frame["kind"] == "void window").any():
+        entries.append(Line2D([], [], label="void window", ls="", **hollow_style(MUTED, "o")))
+    legend(figure, entries)
+
+
+# --- words ----------------------------------------------------------------------------------------
+
+
+def knee_text(row: Any) -> str:
+    """'knee at 23 [20, 27]', or why there is none."""
+    if row.state == REACHED:
+        return f"knee at {interval(row.point, row.low, row.high)}"
+    why = {NOT_REACHED: f"still rising at {row.highest_level}", CANNOT_JUDGE: row.text}
+    said = why.get(row.state, "")
+    return f"{row.state}: {said}" if said else row.state
+
+
+def knee_words(known: pd.DataFrame) -> str:
+    """What the dotted lines and bands are, and which curves have none."""
+    reached = known[known["state"] == REACHED]
+    text = ""
+    if len(reached):
+        text = (
+            "Dotted: the knee, the smallest level whose fitted throughput is at least "
+            f"{knee.SHARE:.0%} of the fitted maximum over the tested levels; band: "
+        )
+        sure = reached[reached["low"].notna()]
+        text += figures.interval_words(sure) if len(sure) else "none, no knee has an interval"
+        text += "."
+    none = known[known["state"] != REACHED]
+    if len(none):
+        said = [f"{spelled(r.model)} on {r.workload} ({knee_text(r)})" for r in rows_of(none)]
+        text += f" Without a knee: {'; '.join(said)}."
+    return text.strip()
+
+
+def fit_words(known: pd.DataFrame) -> str:
+    models = [name for name in known["model_of_fit"].unique() if name]
+    if not models:
+        return ""
+    which = " or ".join(models) + (", whichever fits better" if len(models) > 1 else "")
+    return f" Lines: {which}, fitted to the pooled valid windows."
+
+
+def bar_words(frame: pd.DataFrame, metric: str) -> str:
+    known = frame[(frame["kind"] == "estimate") & (frame["metric"] == metric) & (frame["n"] > 0)]
+    return figures.interval_words(known) if len(known) else "none, no window is valid"
+
+
+def void_words(frame: pd.DataFrame) -> str:
+    void = frame[frame["kind"] == "void window"].drop_duplicates(["launch", "workload", "level"])
+    return f" Hollow: {len(void)} void windows, in no estimate." if len(void) else ""
