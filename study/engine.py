@@ -63,6 +63,7 @@ def environment() -> dict[str, str]:
         "VLLM_CACHE_ROOT": str(paths.CACHE / "vllm"),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_SERVER_DEV_MODE": "1",  # /server_info and /reset_prefix_cache
+        "VLLM_LOGGING_COLOR": "0",
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -28,6 +28,7 @@ from study.errors import StudyError
 
 POLL_S = 0.25
 STOP_S = 20.0  # vLLM stops by itself within 0.3 to 8 s; then it is killed
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 COMPILING = re.compile(rb"torch\.compile|[Cc]ompil|[Cc]apturing|[Aa]utotun")
 
 
@@ -200,8 +201,8 @@ class Server:
             raise
 
     def log_text(self) -> str:
-        """The log so far."""
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        """The log so far, without colours: a notebook's kernel asks every program for them."""
+        return COLOUR.sub("", self.log.read_text(errors="replace")) if self.log.exists() else ""
 
     def stop(self) -> None:
         """Stop the process group; return when nothing of it is left and the port is free."""

@@ -117,7 +117,9 @@ async def main() -> None:
     options, _ = parser.parse_known_args()
     fault, _, number = os.environ.get("FAKE_FAULT", "").partition("=")
     if fault in ("refuse", "crash", "exit0"):
-        print({"refuse": REFUSAL, "crash": CRASH, "exit0": "bye"}[fault], flush=True)
+        said = {"refuse": REFUSAL, "crash": CRASH, "exit0": "bye"}[fault]
+        # In colour, as an engine writes when a notebook's kernel has asked for it.
+        print(f"\x1b[0;36m(Worker pid=7)\x1b[0;0m \x1b[31mERROR\x1b[0m [x.py:1] {said}", flush=True)
         sys.exit(0 if fault == "exit0" else 1)
     if fault in ("hang", "silent"):
         while True:
