@@ -11,7 +11,7 @@ import hashlib
 
 from study import paths
 
-VERSION = 2
+VERSION = 3
 DIGEST = "06649453cf565835"
 
 # The modules between an arm and its raw data.
