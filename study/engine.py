@@ -163,7 +163,7 @@ def _cache(metrics: str) -> dict[str, str | None]:
 REFUSALS = ("ValueError", "NotImplementedError", "AssertionError", "ValidationError", "TypeError")
 
 # And a plain exception is one when it says so.
-REFUSING = re.compile(r"not supported|only supported|unsupported|not implemented", re.IGNORECASE)
+REFUSING = re.compile(r"not supported|only supported|unsupported|not.implemented", re.IGNORECASE)
 
 # These only say that something else, further up, went wrong.
 ECHOES = re.compile(

@@ -12,7 +12,7 @@ import hashlib
 from study import paths
 
 VERSION = 3
-DIGEST = "06649453cf565835"
+DIGEST = "cbbed8f5bc0951c6"
 
 # The modules between an arm and its raw data.
 MEASURING = (

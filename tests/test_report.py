@@ -23,10 +23,15 @@ from study.sentences import Values
 ASKED = stub.experiment(depths=[4, 8])
 EMPTY = Frames(pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
 NO_OUTPUTS = pd.DataFrame(columns=[*same_output.COLUMNS, *same_output.HITS])
+REFUSAL = (
+    "ValueError: To serve at least one request with the model's max seq len (4096), (0.5 GiB KV "
+    "cache is needed, which is larger than the available KV cache memory (0.25 GiB). Try "
+    "increasing `gpu_memory_utilization`"
+)
 FOUND = {
     "whole": stub.frames(ASKED),
     "void": stub.frames(ASKED, void=[("mla-moe-4", "long", 16, block) for block in range(3)]),
-    "rejected": stub.frames(ASKED, rejected={"mla-dense-4": "NotImplementedError: MLA on v1 `no`"}),
+    "rejected": stub.frames(ASKED, rejected={"mla-dense-4": REFUSAL}),
     "nothing": stub.frames(ASKED, not_measured=[arm.name for arm in ASKED.arms()]),
     "no launch": EMPTY,
 }
@@ -123,7 +128,7 @@ def test_the_headline_reads_the_void_out_of_the_account() -> None:
 
 def test_refusals_are_in_the_engines_own_words() -> None:
     text = sentences.refusals("architecture", FOUND["rejected"], Values())
-    assert "`mla-dense-4`: rejected: `NotImplementedError: MLA on v1 'no'`" in text
+    assert f"`mla-dense-4`: rejected: `{REFUSAL.replace('`', chr(39))}`" in text
     assert sentences.refusals("architecture", FOUND["whole"], Values()) == "Every arm was measured."
 
 
