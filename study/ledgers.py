@@ -98,7 +98,7 @@ def _in_force_differences(found: Frames) -> list[Row]:
     named = {
         "block_size": (
             "KV block size",
-            "Follows from the back end; it is part of the family here.",
+            "Where none was asked for it follows from the back end; a ratio of families holds it.",
         ),
         "attention_backend": (
             "attention back end",
