@@ -207,18 +207,19 @@ class Experiment(BaseModel, ABC):
 
 
 def _just_assigned(history: list[str]) -> list[str]:
-    """Names assigned by the cells right before the current one that do nothing but assign."""
+    """Names assigned by the cells right before the current one that only assign, without calls."""
     names: list[str] = []
     for source in reversed(history[:-1]):
         try:
-            body = ast.parse(source).body
+            tree = ast.parse(source)
         except SyntaxError:
             break
-        if not body or not all(isinstance(node, ast.Assign | ast.AnnAssign) for node in body):
+        nodes = list(ast.walk(tree))
+        assigns = all(isinstance(node, ast.Assign | ast.AnnAssign) for node in tree.body)
+        if not tree.body or not assigns or any(isinstance(node, ast.Call) for node in nodes):
             break
-        for node in ast.walk(ast.Module(body=body, type_ignores=[])):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-                names.append(node.id)
+        stored = [node for node in nodes if isinstance(node, ast.Name)]
+        names += [node.id for node in stored if isinstance(node.ctx, ast.Store)]
     return names
 
 

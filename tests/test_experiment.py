@@ -75,6 +75,15 @@ def test_a_notebook_run_again_is_not_disturbed_by_its_own_variables() -> None:
     cells = ["launches = 3", "frames = read(launches)\nprint(frames)", "Architecture.from_..."]
     names = {"In": cells, "launches": 3, "frames": object()}
     assert Architecture.from_notebook(names).launches == 3
+    again = ["launches = 2", "experiment = Architecture.from_...(globals())", "launches = 3", "..."]
+    assert Architecture.from_notebook({"In": again, "launches": 3}).launches == 3
+
+
+def test_parameters_may_stand_in_several_cells() -> None:
+    cells = ["import study", "seed = 7\nstaedy_s = 4.0", "launches = 3", "Architecture.from_..."]
+    names = {"In": cells, "seed": 7, "launches": 3, "staedy_s": 4.0}
+    with pytest.raises(StudyError, match=r"'staedy_s'\. Did you mean 'steady_s'"):
+        Architecture.from_notebook(names)
 
 
 def test_only_the_first_depth_sees_every_level() -> None:
