@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import threading
@@ -55,6 +56,8 @@ def execute(notebook: str, parameters: Mapping[str, object]) -> Path:
         raise unknown_name("a notebook", notebook, names())
     if notebook in EXPERIMENTS:
         by_notebook(notebook).of(parameters)
+    # Its own warning knows the tagged cell only; the check above knows every parameter.
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     paths.BUILD.mkdir(parents=True, exist_ok=True)
     executed = paths.BUILD / f"{notebook}.ipynb"
     with _interruptible() as interrupted:
