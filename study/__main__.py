@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="auto", help="auto, smoke, cpu, gpu")
-    parser.add_argument("--only", default="", help="experiments, as in block_size,offload")
+    parser.add_argument("--only", default="", help="notebooks, as in block_size,offload")
     parser.add_argument("--models", default="", help="models, as in gqa-dense,mla-dense")
     parser.add_argument("--launches", type=int, default=0, help="launches of every arm")
     parser.add_argument("--prompts", default="", help="a JSONL file of prompts of your own")

@@ -27,6 +27,11 @@ def names() -> list[str]:
     return sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb"))
 
 
+def analyses() -> list[str]:
+    """Notebooks that start no server and reason about what is known: each takes seconds."""
+    return [name for name in names() if name not in EXPERIMENTS and name != REPORT]
+
+
 def parse(words: list[str]) -> dict[str, object]:
     """Parameters as written on a command line: `levels=[1,16] launches=5`."""
     found: dict[str, object] = {}

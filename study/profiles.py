@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from study import paths, platform
+from study import notebooks, paths, platform
 from study.errors import StudyError, unknown_name
 from study.experiment import Experiment
-from study.experiments import EXPERIMENTS, by_notebook
+from study.experiments import by_notebook
 
 AUTO = "auto"
 OWN_PROMPTS = "own"  # the name of the workload that takes the place of the synthetic ones
@@ -19,19 +19,23 @@ OWN_PROMPTS = "own"  # the name of the workload that takes the place of the synt
 
 @dataclass(frozen=True)
 class Profile:
-    """A named choice of experiments. `experiments` is in reading order, by notebook."""
+    """A named choice of experiments, by notebook, and of analyses: notebooks that measure nothing.
+
+    Both are in reading order.
+    """
 
     name: str
     description: str
     experiments: dict[str, Experiment]
+    analyses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Choice:
     """A profile as somebody asks for it, narrowed: empty, zero or "" leave it as it is.
 
-    only: experiments, by name or notebook. models: names of files in study/models. launches: of
-    every arm. prompts: a JSONL file in the place of the synthetic workloads.
+    only: experiments and analyses, by name or notebook. models: names of files in study/models.
+    launches: of every arm. prompts: a JSONL file in the place of the synthetic workloads.
     """
 
     profile: str = AUTO
@@ -72,7 +76,7 @@ def load(choice: Choice | str) -> Profile:
         raise unknown_name("a profile", name, [*names(), AUTO])
     content = yaml.safe_load(path.read_text())
     try:
-        notebooks = dict(content["notebooks"])
+        asked = dict(content["notebooks"])
         description = str(content["description"]).strip()
     except (KeyError, TypeError, ValueError) as error:
         raise StudyError(
@@ -81,9 +85,10 @@ def load(choice: Choice | str) -> Profile:
         ) from error
     experiments = {
         notebook: by_notebook(notebook).of(_narrowed(notebook, parameters or {}, choice))
-        for notebook, parameters in sorted(notebooks.items())
+        for notebook, parameters in sorted(asked.items())
     }
-    return _only(Profile(name, description, experiments), choice.only)
+    analyses = tuple(notebooks.analyses())
+    return _only(Profile(name, description, experiments, analyses), choice.only)
 
 
 def _narrowed(notebook: str, parameters: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
@@ -105,13 +110,16 @@ def _narrowed(notebook: str, parameters: Mapping[str, Any], choice: Choice) -> d
 
 
 def _only(profile: Profile, wanted: Iterable[str]) -> Profile:
-    notebooks = {kind.name: notebook for notebook, kind in EXPERIMENTS.items()}
+    known = {one.name: notebook for notebook, one in profile.experiments.items()}
+    known |= {notebook.partition("_")[2]: notebook for notebook in profile.analyses}
     asked = []
     for name in wanted:
-        notebook = notebooks.get(name, name)
-        if notebook not in profile.experiments:
-            known = [one.name for one in profile.experiments.values()]
-            raise unknown_name(f"an experiment of the profile {profile.name}", name, known)
+        notebook = known.get(name, name)
+        if notebook not in known.values():
+            raise unknown_name(f"a notebook of the profile {profile.name}", name, known)
         asked.append(notebook)
-    kept = {name: one for name, one in profile.experiments.items() if not asked or name in asked}
-    return replace(profile, experiments=kept)
+    if not asked:
+        return profile
+    experiments = {name: one for name, one in profile.experiments.items() if name in asked}
+    analyses = tuple(name for name in profile.analyses if name in asked)
+    return replace(profile, experiments=experiments, analyses=analyses)

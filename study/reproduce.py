@@ -29,9 +29,14 @@ def all_launches(profile: Profile) -> tuple[Launch, ...]:
     return tuple(found.values())
 
 
+def in_reading_order(profile: Profile) -> list[str]:
+    """Every notebook of the profile but the report: what is known before what is measured."""
+    return sorted([*profile.experiments, *profile.analyses])
+
+
 def rendering_s(profile: Profile) -> float:
     """How long the notebooks and the report take beside the measuring."""
-    return NOTEBOOK_S * len(profile.experiments) + REPORT_S
+    return NOTEBOOK_S * len(in_reading_order(profile)) + REPORT_S
 
 
 def describe(profile: Profile, store: Store, budget_s: float | None = None) -> str:
@@ -47,6 +52,7 @@ def describe(profile: Profile, store: Store, budget_s: float | None = None) -> s
         f"{machine.memory_gib} GiB",
         f"the whole profile: {plan.cost(launches)}",
         f"still to measure:  {plan.cost(missing)}",
+        f"without a server:  {', '.join(profile.analyses) or 'nothing'}",
         f"in all, with notebooks and report: about "
         f"{plan.duration(plan.cost(missing).seconds + rest_s)}",
     ]
@@ -78,9 +84,9 @@ def reproduce(choice: Choice, budget_s: float | None = None) -> Path:
     if budget_s is not None:
         os.environ[budget.DEADLINE] = str(time.time() + budget_s - rendering_s(profile))
         _in_rounds(profile, store)
-    for notebook, experiment in profile.experiments.items():
+    for notebook in in_reading_order(profile):
         print(f"\n{notebook}", flush=True)
-        notebooks.execute(notebook, dict(experiment))
+        notebooks.execute(notebook, dict(profile.experiments.get(notebook, ())))
     path = report(choice)
     print(f"\ndone in {plan.duration(time.monotonic() - began)}; the report: {path}")
     return path
@@ -89,7 +95,7 @@ def reproduce(choice: Choice, budget_s: float | None = None) -> Path:
 def _in_rounds(profile: Profile, store: Store) -> None:
     """Block by block over all experiments, for as long as there is time for a launch more."""
     setup, limit = plan.setup(), Budget.from_environment()
-    for block in range(max(one.launches for one in profile.experiments.values())):
+    for block in range(max((one.launches for one in profile.experiments.values()), default=0)):
         for notebook, experiment in profile.experiments.items():
             if block >= experiment.launches - 1:
                 continue  # the last block is the ordinary run's

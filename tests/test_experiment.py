@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from study import notebooks, plan, profiles, reproduce, theory
 from study.errors import StudyError
 from study.experiment import Workload
 from study.experiments import EXPERIMENTS, Aiter, Architecture, Offload
+from study.store import Store
 
 COUNT = st.integers(1, 10_000)
 
@@ -123,7 +125,7 @@ def test_parameters_on_the_command_line() -> None:
 
 
 def test_an_unknown_notebook_or_parameter_is_refused_before_anything_starts() -> None:
-    with pytest.raises(StudyError, match="a notebook must be one of 20_architecture"):
+    with pytest.raises(StudyError, match=r"a notebook must be one of .*20_architecture"):
         notebooks.execute("20_architectur", {})
     with pytest.raises(StudyError, match="Did you mean 'launches'"):
         notebooks.execute("20_architecture", {"lanches": 5})
@@ -165,6 +167,48 @@ def test_a_profile_is_narrowed() -> None:
         profiles.load(profiles.Choice("cpu", only=["blocksize"]))
     with pytest.raises(StudyError, match="Did you mean"):
         profiles.load(profiles.Choice("cpu", models=["mla-densee"]))
+
+
+@pytest.fixture
+def analyses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Two notebooks that start no server, one of them read after the experiments."""
+    found = ["00_known", "70_bounds"]
+    every = [*EXPERIMENTS, *found, notebooks.REPORT]
+    monkeypatch.setattr(notebooks, "names", lambda: sorted(every))
+    return found
+
+
+def test_analyses_run_every_time_in_reading_order(
+    analyses: list[str], scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: dict[str, dict[str, object]] = {}
+    monkeypatch.setattr(notebooks, "execute", lambda name, given: ran.update({name: dict(given)}))
+    monkeypatch.setattr(reproduce, "render", lambda _, path: path)
+    monkeypatch.setattr(reproduce, "Store", lambda: Store(scratch / "data/raw"))
+    reproduce.reproduce(profiles.Choice("smoke"))
+    reading = ["00_known", *EXPERIMENTS, "70_bounds", notebooks.REPORT]
+    assert list(ran) == reading
+    assert all(not ran[name] for name in analyses) and ran["20_architecture"]["launches"]
+
+    ran.clear()
+    reproduce.reproduce(profiles.Choice("smoke", only=["known"]))
+    assert list(ran) == ["00_known", notebooks.REPORT]
+
+
+def test_only_leaves_analyses_away_unless_it_names_them(analyses: list[str]) -> None:
+    assert profiles.load("smoke").analyses == tuple(analyses)
+    assert not profiles.load(profiles.Choice("smoke", only=["block_size"])).analyses
+    both = profiles.load(profiles.Choice("smoke", only=["block_size", "70_bounds"]))
+    assert reproduce.in_reading_order(both) == ["30_block_size", "70_bounds"]
+
+
+def test_the_plan_names_analyses(analyses: list[str], scratch: Path) -> None:
+    with_them = profiles.load("smoke")
+    store = Store(scratch / "data/raw")
+    said = reproduce.describe(with_them, store)
+    assert re.search(r"without a server: +00_known, 70_bounds\n", said)
+    none = profiles.load(profiles.Choice("smoke", only=["block_size"]))
+    assert re.search(r"without a server: +nothing", reproduce.describe(none, store))
 
 
 def test_prompts_of_ones_own_replace_the_synthetic_ones(tmp_path: Path) -> None:
