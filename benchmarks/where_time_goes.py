@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -57,11 +59,19 @@ def _parts(attempt: Attempt) -> dict[str, float]:
     record = attempt.record or {}
     windows = [json.loads((folder / "window.json").read_text()) for folder in attempt.windows]
     return {
-        "server starts": record.get("ready_s") or 0.0,
+        "server starts": record.get("ready_s") or _refused_s(record),
         "warm-ups": sum(one["warm_s"] for one in windows),
         "windows": sum(one["load_s"] for one in windows),
         "server stops": record.get("stop_s") or 0.0,
     }
+
+
+def _refused_s(record: Mapping[str, Any]) -> float:
+    """How long a server took to end without ever being ready, in whole seconds."""
+    if "wall_s" in record:
+        return 0.0
+    began, ended = (datetime.fromisoformat(record[name]) for name in ("started_utc", "ended_utc"))
+    return (ended - began).total_seconds()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import matplotlib as mpl
@@ -97,36 +98,36 @@ class Drawn:
     caption: str
 
     def keep(self, name: str) -> Drawn:
-        """Save the figure with its twin under `name`, and hand it on to be shown."""
-        save(self.figure, self.frame, name)
+        """Save the figure with its twin under `name`, and hand it on to be shown.
+
+        Without a figure, files of that name from an earlier run are removed: they would be stale.
+        """
+        files = {suffix: paths.FIGURES / f"{name}.{suffix}" for suffix in ("svg", "png", "csv")}
+        if self.figure is None:
+            for path in files.values():
+                path.unlink(missing_ok=True)
+            return self
+        paths.FIGURES.mkdir(parents=True, exist_ok=True)
+        write_atomically(files["svg"], self.svg)
+        write_atomically(files["png"], _bytes(self.figure, "png"))
+        write_atomically(files["csv"], self.frame.to_csv(index=False).encode())
         return self
+
+    @cached_property
+    def svg(self) -> bytes:
+        """The figure as it is saved and shown; drawing it takes most of a report's time."""
+        assert self.figure is not None
+        return _bytes(self.figure, "svg")
 
     def _repr_html_(self) -> str:
         if self.figure is None:
             return f'<p class="missing">{html.escape(self.caption)}</p>'
-        source = base64.b64encode(_bytes(self.figure, "svg")).decode()
+        source = base64.b64encode(self.svg).decode()
         caption = html.escape(self.caption)
         return (
             f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{source}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
-
-
-def save(figure: Figure | None, frame: pd.DataFrame, name: str) -> list[str]:
-    """Write figures/<name>.svg, .png and .csv (what was drawn); return them, as written from ROOT.
-
-    Without a figure, files of that name from an earlier run are removed: they would be stale.
-    """
-    files = {suffix: paths.FIGURES / f"{name}.{suffix}" for suffix in ("svg", "png", "csv")}
-    if figure is None:
-        for path in files.values():
-            path.unlink(missing_ok=True)
-        return []
-    paths.FIGURES.mkdir(parents=True, exist_ok=True)
-    write_atomically(files["svg"], _bytes(figure, "svg"))
-    write_atomically(files["png"], _bytes(figure, "png"))
-    write_atomically(files["csv"], frame.to_csv(index=False).encode())
-    return [str(path.relative_to(paths.ROOT)) for path in files.values()]
 
 
 def _bytes(figure: Figure, kind: str) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 
 from study import paths
 from study.audit import Audited
+from study.chapter import Shown
 from study.chapters import others
 from study.sentences import Values
 from study.validity import Judgement, Verdict
@@ -38,7 +39,7 @@ def test_nothing_found_is_an_empty_table() -> None:
 
 
 @pytest.fixture
-def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[others.Shown], Values]:
+def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Shown], Values]:
     monkeypatch.setattr(paths, "ROOT", tmp_path)
     monkeypatch.setattr(paths, "DERIVED", tmp_path)
     values = Values()
@@ -46,7 +47,7 @@ def shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[list[others.
 
 
 def test_the_appendix_has_every_file_and_the_published_findings(
-    shown: tuple[list[others.Shown], Values], tmp_path: Path
+    shown: tuple[list[Shown], Values], tmp_path: Path
 ) -> None:
     _, values = shown
     known = {key: entry["value"] for key, entry in values.known.items()}
@@ -61,6 +62,6 @@ def test_the_appendix_has_every_file_and_the_published_findings(
 
 
 def test_the_tables_can_be_audited_from_disk(
-    shown: tuple[list[others.Shown], Values], tmp_path: Path
+    shown: tuple[list[Shown], Values], tmp_path: Path
 ) -> None:
     assert len(list((tmp_path / others.BOOK).glob("*.csv"))) == 19

@@ -46,4 +46,5 @@ class Architecture(Loaded):
             environment=self.cache_space,
             expected={"prefix_caching": "False", "chunked_prefill": "False"},
             rank=self.depths.index(depth),
+            output_passes=0,  # no two of its arms should compute the same
         )
