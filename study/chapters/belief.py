@@ -1,0 +1,99 @@
+"""Can these numbers be believed? What the gates say of every window of the study together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from study import ledgers
+from study.chapter import Part, Shown, Text
+from study.frames import Frames
+from study.sentences import Values
+from study.style import MUTED, Drawn, legend, look, panels
+
+BOOK = "90_report-belief"
+COLOUR = {"pass": "#009E73", "cannot judge": "#d1d5db", "fail": "#D55E00"}
+
+
+def results(parts: Sequence[Part], values: Values) -> list[Shown]:
+    """Verdicts of all windows, and what each gate says of them."""
+    found = together(parts)
+    return [
+        Text(verdicts(found, values)),
+        gates(found).keep(f"{BOOK}-gates"),
+        ledgers.verdicts(found).keep(f"{BOOK}-verdicts"),
+    ]
+
+
+def together(parts: Sequence[Part]) -> Frames:
+    """What was found of several experiments, as one."""
+    found = [part.found for part in parts]
+    return Frames(
+        *(
+            pd.concat([getattr(one, name) for one in found], ignore_index=True)
+            if found
+            else pd.DataFrame()
+            for name in ("launches", "windows", "judgements")
+        )
+    )
+
+
+def verdicts(found: Frames, values: Values) -> str:
+    """How many windows are valid, void, and how many of the valid ones are fully proven."""
+    if found.windows.empty:
+        return "No window was measured, so there is nothing to believe or to doubt."
+    judged = found.judgements[found.judgements["scope"] == "window"]
+    cells = ["launch", "workload", "level"]
+    unproven = judged[judged["verdict"] == "cannot judge"][cells].drop_duplicates()
+    valid = found.windows[found.windows["verdict"] == "valid"]
+    open_ones = len(valid.merge(unproven, on=cells))
+    all_windows = values.count("belief.windows", len(found.windows))
+    valid_ones = values.count("belief.valid", len(valid))
+    void = values.count("belief.void", len(found.windows) - len(valid))
+    gates_asked = values.count("belief.gates", judged["gate"].nunique())
+    unsure = values.count("belief.unproven", open_ones)
+    return (
+        f"Each of {all_windows} windows was judged by {gates_asked} gates: **{valid_ones} are "
+        f"valid** and {void} void. In {unsure} of the valid ones at least one gate could not judge."
+    )
+
+
+def gates(found: Frames) -> Drawn:
+    """A bar per gate of scope window: the shares of windows by what it said."""
+    table = ledgers.verdicts(found).data
+    if table.empty:
+        return Drawn(None, table, "No window was judged.")
+    frame = table[table["scope"] == "window"].reset_index(drop=True)
+    with look():
+        figure = _bars(frame)
+    return Drawn(
+        figure,
+        frame,
+        "What each gate said of the windows that it judged; the numbers are windows. A failed gate "
+        "voids its window. A grey part is neither proven nor refuted.",
+    )
+
+
+def _bars(frame: pd.DataFrame) -> Figure:
+    figure, [[axis]] = panels(1, 1, 0.9 + 0.34 * len(frame))
+    total = frame[list(COLOUR)].sum(axis=1)
+    left = pd.Series(0.0, index=frame.index)
+    for said, colour in COLOUR.items():
+        share = frame[said] / total
+        axis.barh(frame["gate"], share, left=left, color=colour, height=0.68)
+        for place, (width, start, count) in enumerate(zip(share, left, frame[said], strict=True)):
+            if width > 0.04:
+                axis.text(start + width / 2, place, f"{count}", ha="center", va="center", size=8.5)
+        left = left + share
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1)
+    axis.xaxis.set_visible(False)
+    axis.tick_params(axis="y", length=0, labelcolor=MUTED)
+    axis.grid(visible=False)
+    for side in ("left", "bottom"):
+        axis.spines[side].set_visible(False)
+    legend(figure, [Patch(color=colour, label=said) for said, colour in COLOUR.items()])
+    return figure

@@ -1,0 +1,46 @@
+"""The chapter on belief: what it counts is what the gates said."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from study.chapters import belief
+from study.frames import Frames
+from study.sentences import Values
+
+
+def found() -> Frames:
+    """Three windows: valid, valid with an open gate, void."""
+    windows = pd.DataFrame(
+        {"launch": ["a", "a", "b"], "workload": "short", "level": [1, 4, 1],
+         "verdict": ["valid", "valid", "void"]}
+    )  # fmt: skip
+    said = [
+        ("a", 1, "errors", "pass"), ("a", 1, "steady_part", "pass"),
+        ("a", 4, "errors", "pass"), ("a", 4, "steady_part", "cannot judge"),
+        ("b", 1, "errors", "fail"), ("b", 1, "steady_part", "cannot judge"),
+    ]  # fmt: skip
+    judgements = pd.DataFrame(said, columns=["launch", "level", "gate", "verdict"])
+    judgements = judgements.assign(workload="short", scope="window")
+    metric = judgements.iloc[:1].assign(gate="percentile_supported", scope="metric", verdict="fail")
+    return Frames(pd.DataFrame(), windows, pd.concat([judgements, metric], ignore_index=True))
+
+
+def test_windows_are_counted_by_what_is_proven() -> None:
+    values = Values()
+    belief.verdicts(found(), values)
+    counted = {key.removeprefix("belief."): one["value"] for key, one in values.known.items()}
+    assert counted == {"windows": 3, "valid": 2, "void": 1, "gates": 2, "unproven": 1}
+
+
+def test_the_bars_show_window_gates_only() -> None:
+    drawn = belief.gates(found())
+    assert drawn.figure is not None
+    assert drawn.frame["gate"].tolist() == ["errors", "steady_part"]
+    assert drawn.frame.set_index("gate").loc["errors", ["pass", "fail"]].tolist() == [2, 1]
+
+
+def test_nothing_measured_is_said() -> None:
+    nothing = belief.together([])
+    assert "nothing to believe" in belief.verdicts(nothing, Values())
+    assert belief.gates(nothing).figure is None
