@@ -8,7 +8,7 @@ are Bonferroni's over all cells asked for, void ones too, so that the family is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,11 @@ from study.plan import Launch
 
 FACTORS = ("model", "attention", "feed_forward", "layers")
 CELL = ("layers", "workload", "level")
-INTERVAL = ("point", "low", "high", "confidence", "method", "n")
-
+LIMITS = ("point", "low", "high")
+INTERVAL = (*LIMITS, "confidence", "method", "n")
+TEST = ("p_value", "dropped")
+SIDES = tuple(f"{side}_{name}" for side in ("baseline", "treatment") for name in LIMITS)
+RATIO = (*INTERVAL, *TEST, *SIDES)
 
 NO_WINDOWS = "Not measured: no window of this experiment is on disk."
 NO_PAIR = "Not measured: no pair of arms differs in its attention alone."
@@ -40,17 +43,22 @@ class Metric:
     scale: float
     more_is_better: bool
 
+    @property
+    def label(self) -> str:
+        return f"{self.name} ({self.unit})"
 
-METRICS = {
-    metric.column: metric
-    for metric in (
-        Metric("output_tok_s", "Output throughput", "tok/s", 1.0, True),
-        Metric("total_tok_s", "Total throughput", "tok/s", 1.0, True),
-        Metric("ttft_p50_s", "TTFT, median", "ms", 1e3, False),
-        Metric("tpot_p50_s", "TPOT, median", "ms", 1e3, False),
-        Metric("e2e_p50_s", "E2E, median", "ms", 1e3, False),
-    )
-}
+
+def by_column(*metrics: Metric) -> dict[str, Metric]:
+    return {metric.column: metric for metric in metrics}
+
+
+METRICS = by_column(
+    Metric("output_tok_s", "Output throughput", "tok/s", 1.0, True),
+    Metric("total_tok_s", "Total throughput", "tok/s", 1.0, True),
+    Metric("ttft_p50_s", "TTFT, median", "ms", 1e3, False),
+    Metric("tpot_p50_s", "TPOT, median", "ms", 1e3, False),
+    Metric("e2e_p50_s", "E2E, median", "ms", 1e3, False),
+)
 COMPARED = ("output_tok_s", "ttft_p50_s", "tpot_p50_s")
 
 
@@ -132,20 +140,75 @@ def depths(found: Frames) -> list[int]:
 
 # --- comparisons inside blocks --------------------------------------------------------------------
 
+Cell = tuple[str, int]  # workload, level
+
+
+def launch_values(found: Frames, metric: str) -> pd.DataFrame:
+    """One value per launch, workload and level, from valid windows; see `stats.launch_means`."""
+    seen = windows(found)
+    if seen.empty:
+        return pd.DataFrame(columns=[*stats.LAUNCH_KEYS, "metric", "value"])
+    return stats.launch_means(seen, [metric])
+
+
+def cells(rows: pd.DataFrame) -> list[Cell]:
+    """Every workload and level in these rows: workloads as they come, levels rising."""
+    unique = rows[["workload", "level"]].drop_duplicates().itertuples(index=False, name=None)
+    order = list(dict.fromkeys(rows["workload"]))
+    return sorted(unique, key=lambda cell: (order.index(cell[0]), cell[1]))
+
+
+def at(rows: pd.DataFrame, cell: Cell) -> pd.DataFrame:
+    return rows[(rows["workload"] == cell[0]) & (rows["level"] == cell[1])]
+
+
+def paired(
+    values: pd.DataFrame, treatment: str, baseline: str, comparisons: int, factor: str = "arm"
+) -> dict[str, object]:
+    """`stats.paired_ratio` of launch values as the columns RATIO.
+
+    That is the interval of the ratio, p_value, dropped (blocks), and for each side its absolute
+    value over the same blocks (`baseline_point`, `_low`, `_high`, `treatment_...`).
+    """
+    said = stats.paired_ratio(values, "value", factor, treatment, baseline, comparisons=comparisons)
+    sides = as_columns(said.baseline, LIMITS, "baseline_")
+    sides |= as_columns(said.treatment, LIMITS, "treatment_")
+    return {**as_columns(said.ratio), **{name: getattr(said, name) for name in TEST}, **sides}
+
+
+def as_columns(
+    interval: stats.Interval, names: Sequence[str] = INTERVAL, prefix: str = ""
+) -> dict[str, object]:
+    """An interval's fields as the columns of a row."""
+    return {f"{prefix}{name}": getattr(interval, name) for name in names}
+
+
+def of_metrics(
+    estimate: Callable[[str], pd.DataFrame], metrics: Sequence[str] = COMPARED
+) -> pd.DataFrame:
+    """The estimates of several metrics in one frame; each metric is a family of its own."""
+    parts = [estimate(metric) for metric in metrics]
+    return pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+
 
 def attention_ratios(found: Frames, metric: str) -> pd.DataFrame:
     """MLA / GQA inside blocks, per feed-forward family, depth, workload and level.
 
-    Columns: the factors, workload, level, metric, treatment and baseline (arms), point, low,
-    high, p_value, confidence, method, n (blocks), dropped, and for each of the two arms its
-    absolute value over the same blocks (`baseline_point`, `_low`, `_high`, `treatment_...`).
+    Columns: PAIR (treatment and baseline are arms), workload, level, metric, and RATIO.
     """
-    pairs = list(_attention_pairs(found))
-    cells = [(pair, cell) for pair in pairs for cell in _cells(found, pair["layers"])]
-    means = _launch_values(found, metric)
-    rows = [_ratio_row(means, metric, pair, cell, len(cells)) for pair, cell in cells]
-    columns = ["feed_forward", "model", "treatment", "baseline", *CELL, "metric", *INTERVAL]
-    return pd.DataFrame(rows, columns=None if rows else [*columns, "p_value", "dropped"])
+    family = [
+        (pair, cell) for pair in _attention_pairs(found) for cell in _cells(found, pair["layers"])
+    ]
+    values = launch_values(found, metric)
+    rows = [
+        {**pair, "workload": cell[0], "level": cell[1], "metric": metric}
+        | paired(at(values, cell), str(pair["treatment"]), str(pair["baseline"]), len(family))
+        for pair, cell in family
+    ]
+    return pd.DataFrame(rows, columns=[*PAIR, "workload", "level", "metric", *RATIO])
+
+
+PAIR = ("feed_forward", "model", "layers", "treatment", "baseline")
 
 
 def _attention_pairs(found: Frames) -> Iterator[dict[str, object]]:
@@ -169,56 +232,9 @@ def without(model: str, *parts: str) -> str:
     return "-".join(part for part in model.split("-") if part not in parts)
 
 
-def _cells(found: Frames, layers: object) -> list[tuple[str, int]]:
+def _cells(found: Frames, layers: object) -> list[Cell]:
     seen = windows(found)
-    at_depth = seen[seen["layers"] == layers]
-    unique = at_depth[["workload", "level"]].drop_duplicates()
-    order = list(dict.fromkeys(seen["workload"]))
-    return sorted(
-        unique.itertuples(index=False, name=None), key=lambda c: (order.index(c[0]), c[1])
-    )
-
-
-def _launch_values(found: Frames, metric: str) -> pd.DataFrame:
-    seen = windows(found)
-    if seen.empty:
-        return pd.DataFrame(columns=[*stats.LAUNCH_KEYS, "value"])
-    return stats.launch_means(seen, [metric])
-
-
-def _at(means: pd.DataFrame, cell: tuple[str, int]) -> pd.DataFrame:
-    return means[(means["workload"] == cell[0]) & (means["level"] == cell[1])]
-
-
-def _ratio_row(
-    means: pd.DataFrame,
-    metric: str,
-    pair: Mapping[str, object],
-    cell: tuple[str, int],
-    comparisons: int,
-) -> dict[str, object]:
-    found = stats.paired_ratio(
-        _at(means, cell),
-        "value",
-        "arm",
-        str(pair["treatment"]),
-        str(pair["baseline"]),
-        comparisons=comparisons,
-    )
-    ratio = {name: getattr(found.ratio, name) for name in INTERVAL}
-    absolute = {
-        f"{side}_{name}": getattr(getattr(found, side), name)
-        for side in ("baseline", "treatment")
-        for name in ("point", "low", "high")
-    }
-    labels = {"workload": cell[0], "level": cell[1], "metric": metric}
-    return {
-        **pair,
-        **labels,
-        **ratio,
-        "p_value": found.p_value,
-        "dropped": found.dropped,
-    } | absolute
+    return cells(seen[seen["layers"] == layers])
 
 
 EFFECTS = ("attention (MLA / GQA)", "feed-forward (MoE / dense)", "interaction")
@@ -235,12 +251,12 @@ def factorial_effects(found: Frames, metric: str) -> pd.DataFrame:
     quartets = [
         (group, weights) for group in _quartets(found) for weights in _weights(group).items()
     ]
-    cells = [(g, w, cell) for g, w in quartets for cell in _cells(found, g["layers"].iloc[0])]
-    means = _launch_values(found, metric)
-    family = max(1, len(cells) // len(EFFECTS))  # one family per effect
+    asked = [(g, w, cell) for g, w in quartets for cell in _cells(found, g["layers"].iloc[0])]
+    values = launch_values(found, metric)
+    family = max(1, len(asked) // len(EFFECTS))  # one family per effect
     rows = []
-    for group, (effect, weights), cell in cells:
-        said = stats.contrast(_at(means, cell), "value", weights, comparisons=family)
+    for group, (effect, weights), cell in asked:
+        said = stats.contrast(at(values, cell), "value", weights, comparisons=family)
         rows.append(
             {
                 "effect": effect,
@@ -248,13 +264,12 @@ def factorial_effects(found: Frames, metric: str) -> pd.DataFrame:
                 "workload": cell[0],
                 "level": cell[1],
                 "metric": metric,
-                **{name: getattr(said.effect, name) for name in INTERVAL},
+                **as_columns(said.effect),
                 "p_value": said.p_value,
                 "dropped": said.dropped,
             }
         )
-    columns = ["effect", *CELL, "metric", *INTERVAL, "p_value", "dropped"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["effect", *CELL, "metric", *INTERVAL, *TEST])
 
 
 def _quartets(found: Frames) -> Iterator[pd.DataFrame]:
@@ -284,7 +299,7 @@ def layer_costs(found: Frames, metric: str) -> pd.DataFrame:
     """
     known = arms(found)
     rows = []
-    means = _launch_values(found, metric)
+    values = launch_values(found, metric)
     for model, group in known.groupby("model", sort=False):
         shallow, deep = group.iloc[group["layers"].argmin()], group.iloc[group["layers"].argmax()]
         between = int(deep["layers"] - shallow["layers"])
@@ -293,7 +308,7 @@ def layer_costs(found: Frames, metric: str) -> pd.DataFrame:
             if cell not in common:
                 continue
             weights = {str(deep["arm"]): 1 / between, str(shallow["arm"]): -1 / between}
-            said = stats.contrast(_at(means, cell), "value", weights, log=False)
+            said = stats.contrast(at(values, cell), "value", weights, log=False)
             rows.append(
                 {
                     **{name: shallow[name] for name in ("attention", "feed_forward")},
@@ -303,12 +318,12 @@ def layer_costs(found: Frames, metric: str) -> pd.DataFrame:
                     "workload": cell[0],
                     "level": cell[1],
                     "metric": metric,
-                    **{name: getattr(said.effect, name) for name in INTERVAL},
+                    **as_columns(said.effect),
                     "dropped": said.dropped,
                 }
             )
-    columns = ["attention", "feed_forward", "model", "shallow_layers", "deep_layers", "workload"]
-    return pd.DataFrame(rows, columns=[*columns, "level", "metric", *INTERVAL, "dropped"])
+    names = ["attention", "feed_forward", "model", "shallow_layers", "deep_layers", "workload"]
+    return pd.DataFrame(rows, columns=[*names, "level", "metric", *INTERVAL, "dropped"])
 
 
 # --- arms, and what the engine says of them -------------------------------------------------------

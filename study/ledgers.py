@@ -49,7 +49,7 @@ def all_windows(found: Frames) -> Table:
     seen = estimates.windows(found).reindex(columns=columns)
     if seen.empty:
         return Table(seen, seen, "No window was measured.")
-    units = {name: f"{m.name} ({m.unit})" for name, m in estimates.METRICS.items()}
+    units = {name: metric.label for name, metric in estimates.METRICS.items()}
     shown = seen.assign(block=seen["block"] + 1)
     for name, metric in estimates.METRICS.items():
         shown[name] = (seen[name] * metric.scale).map(number)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from study import estimates, stats, theory
 from study.errors import StudyError
-from study.estimates import METRICS, rows_of
+from study.estimates import INTERVAL, METRICS, rows_of
 from study.frames import Frames
 from study.plan import Launch
 from study.style import spelled
@@ -205,7 +205,7 @@ def _ratio_sentence(key: str, row: Any, metric: str, values: Values) -> str:
     gqa = values.number(f"{key}.gqa_{words.unit}", row.baseline_point * words.scale)
     mla = values.number(f"{key}.mla_{words.unit}", row.treatment_point * words.scale)
     return (
-        f"With {family}, MLA's {_lower(words.name)} is **{ratio}** times GQA's "
+        f"With {family}, MLA's {lower(words.name)} is **{ratio}** times GQA's "
         f"({mla} against {gqa} {words.unit}): {verdict(row)}."
     )
 
@@ -263,7 +263,8 @@ def _place(key: str, found: Frames, workload: object, level: object, values: Val
     return f"`{workload}` ({given} tokens in, {made} out), {there} in flight"
 
 
-def _lower(name: str) -> str:
+def lower(name: str) -> str:
+    """A metric's name inside a sentence: 'output throughput', but 'TTFT, median'."""
     return name if name[:2].isupper() else name[0].lower() + name[1:]
 
 
@@ -273,13 +274,14 @@ def method(name: str, found: Frames, values: Values) -> str:
     frame = frame[frame["n"] > 1]
     if frame.empty:
         return "No ratio has an interval: each needs at least two blocks."
-    row = frame.sort_values("n").iloc[0]
-    made = {name: row[name] for name in ("point", "low", "high", "confidence", "method")}
-    said = stats.Interval(statistic="ratio", n=int(row["n"]), unit="blocks", **made).label()
-    return (
-        f"Ratios of MLA to GQA are compared inside blocks; in brackets: "
-        f"{values.label(f'{name}.ratio.method', said)} or more."
-    )
+    said = values.label(f"{name}.ratio.method", least_label(frame, "blocks"))
+    return f"Ratios of MLA to GQA are compared inside blocks; in brackets: {said} or more."
+
+
+def least_label(rows: pd.DataFrame, unit: str = "launches") -> str:
+    """`Interval.label` of the row with the smallest n."""
+    row = rows.astype({"n": int}).sort_values("n").iloc[0]
+    return stats.Interval("", *(row[name] for name in INTERVAL), unit).label()
 
 
 # --- cache and layers -----------------------------------------------------------------------------

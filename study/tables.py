@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from study import estimates, paths, theory
-from study.estimates import COMPARED, METRICS
+from study.estimates import LIMITS, METRICS, of_metrics, rows_of
 from study.frames import NOT_MEASURED, Frames
 from study.plan import Launch
 from study.store import write_atomically
@@ -97,9 +97,9 @@ def p_value(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.2g}"
 
 
-def _reported(value: object, text: str = "") -> str:
-    known = value is not None and not (isinstance(value, float) and math.isnan(value))
-    return (text or str(value)) if known else NOT_REPORTED
+def reported(value: Any, form: Callable[[Any], str] = str) -> str:
+    """What the engine said, in this form; or that it did not."""
+    return NOT_REPORTED if pd.isna(value) else form(value)
 
 
 # --- arms and models ------------------------------------------------------------------------------
@@ -126,11 +126,13 @@ def arms(found: Frames, launches: Sequence[Launch]) -> Table:
             "launches": data["launches"],
             "attention back end": data["attention_backend"],
             "mixture back end": data["moe_backend"],
-            "block size": [_reported(size, f"{size:.0f}") for size in data["block_size"]],
+            "block size": [reported(size, "{:.0f}".format) for size in data["block_size"]],
             "KV bytes per token: engine | arithmetic": _beside(*per_token),
-            "engine / arithmetic": [_reported(r, f"{r:.4g}") for r in per_token[0] / per_token[1]],
+            "engine / arithmetic": [
+                reported(ratio, "{:.4g}".format) for ratio in per_token[0] / per_token[1]
+            ],
             "KV capacity in tokens: engine | arithmetic": _beside(*capacity),
-            "ready after (s)": [_reported(value, number(value)) for value in data["ready_s"]],
+            "ready after (s)": [reported(value, number) for value in data["ready_s"]],
             "reason": data["reason"],
         }
     )
@@ -149,7 +151,7 @@ def _several(values: pd.Series) -> str:
 
 def _beside(engine: pd.Series, arithmetic: pd.Series) -> list[str]:
     pairs = zip(engine, arithmetic, strict=True)
-    return [f"{_reported(e, count(e))} | {_reported(a, count(a))}" for e, a in pairs]
+    return [f"{reported(e, count)} | {reported(a, count)}" for e, a in pairs]
 
 
 def models(launches: Sequence[Launch]) -> Table:
@@ -206,15 +208,15 @@ def results(found: Frames, launches: Sequence[Launch]) -> Table:
     cells = estimates.planned(launches).drop_duplicates(["arm", "workload", "level"])
     data = estimates.by_level(found, list(METRICS))
     outcome = estimates.outcomes(found).drop_duplicates("arm").set_index("arm")["outcome"]
-    known = {(r.arm, r.workload, r.level, r.metric): r for r in estimates.rows_of(data)}
+    known = {(r.arm, r.workload, r.level, r.metric): r for r in rows_of(data)}
     rows = []
-    for cell in estimates.rows_of(cells.sort_values(["layers", "model"], kind="stable")):
+    for cell in rows_of(cells.sort_values(["layers", "model"], kind="stable")):
         found_here = [known.get((cell.arm, cell.workload, cell.level, name)) for name in METRICS]
         values = [
             _result(row, metric.scale, str(outcome.get(cell.arm, NOT_MEASURED)))
             for row, metric in zip(found_here, METRICS.values(), strict=True)
         ]
-        names = [f"{metric.name} ({metric.unit})" for metric in METRICS.values()]
+        names = [metric.label for metric in METRICS.values()]
         rows.append(
             {
                 "arm": cell.arm,
@@ -234,7 +236,7 @@ def results(found: Frames, launches: Sequence[Launch]) -> Table:
         )
         methods = data.loc[data["n"] > 1, ["confidence", "method"]].drop_duplicates()
         text += "".join(
-            f" Intervals: {r.confidence * 100:g} % {r.method}." for r in estimates.rows_of(methods)
+            f" Intervals: {r.confidence * 100:g} % {r.method}." for r in rows_of(methods)
         )
     return Table(pd.DataFrame(rows), data, text)
 
@@ -249,31 +251,20 @@ def _result(row: Any, scale: float, outcome: str) -> str:
 
 def comparisons(found: Frames) -> Table:
     """MLA / GQA inside blocks: ratio, p-value, and the absolute values that the ratio hides."""
-    parts = [estimates.attention_ratios(found, metric) for metric in COMPARED]
-    data = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    data = of_metrics(lambda metric: estimates.attention_ratios(found, metric))
     if data.empty:
         return Table(data, data, estimates.why_not(found, estimates.NO_PAIR))
-    rows = []
-    for row in data.to_dict("records"):
-        metric = METRICS[row["metric"]]
-        absolute = [_absolute(row, side, metric.scale) for side in ("baseline", "treatment")]
-        rows.append(
-            {
-                "metric": f"{metric.name} ({metric.unit})",
-                "feed-forward": spelled(row["feed_forward"]),
-                "layers": row["layers"],
-                "workload": row["workload"],
-                "level": row["level"],
-                "GQA": absolute[0],
-                "MLA": absolute[1],
-                "MLA / GQA": interval(row["point"], row["low"], row["high"])
-                if row["n"]
-                else "no block to compare",
-                "p": p_value(row["p_value"]),
-                "blocks": row["n"],
-                "dropped": row["dropped"],
-            }
-        )
+    rows = [
+        {
+            "metric": METRICS[row.metric].label,
+            "feed-forward": spelled(row.feed_forward),
+            "layers": row.layers,
+            "workload": row.workload,
+            "level": row.level,
+            **compared(row, "GQA", "MLA", "MLA / GQA"),
+        }
+        for row in rows_of(data)
+    ]
     return Table(
         pd.DataFrame(rows),
         data,
@@ -283,10 +274,33 @@ def comparisons(found: Frames) -> Table:
     )
 
 
-def _absolute(row: Mapping[Any, Any], side: str, scale: float) -> str:
-    if not row["n"]:
+def compared(
+    row: Any,
+    baseline: str = "baseline",
+    treatment: str = "treatment",
+    ratio: str = "ratio",
+    missing: str = "no block to compare",
+) -> dict[str, object]:
+    """The cells of a row of `estimates.RATIO`: both sides, their ratio under these names, its test.
+
+    Without a block the ratio says `missing`.
+    """
+    return {
+        baseline: absolute(row, "baseline"),
+        treatment: absolute(row, "treatment"),
+        ratio: interval(row.point, row.low, row.high) if row.n else missing,
+        "p": p_value(row.p_value),
+        "blocks": row.n,
+        "dropped": row.dropped,
+    }
+
+
+def absolute(row: Any, side: str) -> str:
+    """The `baseline` or the `treatment` of a row of `estimates.RATIO`, in the metric's unit."""
+    if not row.n:
         return "void or not measured"
-    return interval(*(row[f"{side}_{name}"] * scale for name in ("point", "low", "high")))
+    scale = METRICS[row.metric].scale
+    return interval(*(getattr(row, f"{side}_{name}") * scale for name in LIMITS))
 
 
 def _methods(data: pd.DataFrame) -> str:
@@ -294,17 +308,14 @@ def _methods(data: pd.DataFrame) -> str:
     if several.empty:
         return "No interval: it needs two blocks."
     unique = several[["metric", "confidence", "method"]].drop_duplicates(["confidence", "method"])
-    said = "; ".join(
-        f"{row.confidence * 100:g} % {row.method}" for row in estimates.rows_of(unique)
-    )
+    said = "; ".join(f"{row.confidence * 100:g} % {row.method}" for row in rows_of(unique))
     together = ", which hold together for each metric" if "Bonferroni" in said else ""
     return f"Intervals{together}: {said}."
 
 
 def effects(found: Frames) -> Table:
     """Main effects of attention and feed-forward, and their interaction, inside blocks."""
-    parts = [estimates.factorial_effects(found, metric) for metric in COMPARED]
-    data = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    data = of_metrics(lambda metric: estimates.factorial_effects(found, metric))
     if data.empty:
         return Table(data, data, estimates.why_not(found, estimates.NO_QUARTET))
     shown = pd.DataFrame(
@@ -316,7 +327,7 @@ def effects(found: Frames) -> Table:
             "level": data["level"],
             "ratio": [
                 interval(row.point, row.low, row.high) if row.n else "no complete block"
-                for row in estimates.rows_of(data)
+                for row in rows_of(data)
             ],
             "p": data["p_value"].map(p_value),
             "blocks": data["n"],
@@ -335,9 +346,9 @@ def effects(found: Frames) -> Table:
 
 def layer_costs(found: Frames) -> Table:
     """What one more layer adds, per model, workload and level."""
-    metrics = ("tpot_p50_s", "ttft_p50_s")
-    parts = [estimates.layer_costs(found, metric) for metric in metrics]
-    data = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    data = of_metrics(
+        lambda metric: estimates.layer_costs(found, metric), ("tpot_p50_s", "ttft_p50_s")
+    )
     if data.empty:
         return Table(data, data, estimates.why_not(found, estimates.NO_SLOPE))
     shown = pd.DataFrame(
@@ -350,7 +361,7 @@ def layer_costs(found: Frames) -> Table:
                 interval(row.point * 1e3, row.low * 1e3, row.high * 1e3)
                 if row.n
                 else "no complete block"
-                for row in estimates.rows_of(data)
+                for row in rows_of(data)
             ],
             "blocks": data["n"],
             "dropped": data["dropped"],

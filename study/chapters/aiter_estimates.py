@@ -15,7 +15,7 @@ from scipy import stats as distributions
 
 from study import estimates, stats
 from study.chapter import Part
-from study.estimates import INTERVAL, rows_of
+from study.estimates import INTERVAL, LIMITS, RATIO, as_columns, at, launch_values, paired, rows_of
 from study.experiments.aiter import settings
 from study.frames import Frames
 from study.plan import Launch
@@ -123,7 +123,7 @@ def _pairs(known: pd.DataFrame, names: Any) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(PAIR))
 
 
-def compared(row: Any) -> str:
+def pair_name(row: Any) -> str:
     """A row's pair as a reader sees it: 'compiled / eager', 'AITER: without-mla / on'."""
     name = f"{row.setting} / {row.baseline_setting}"
     if row.switch == "aiter":
@@ -142,23 +142,12 @@ def why(row: Any) -> str:
 
 def cells(launches: Sequence[Launch]) -> list[tuple[str, int]]:
     """Every workload and level asked for, in that order."""
-    planned = estimates.planned(launches)[list(CELL)].drop_duplicates()
-    order = list(dict.fromkeys(planned["workload"]))
-    unique = planned.itertuples(index=False, name=None)
-    return sorted(unique, key=lambda cell: (order.index(cell[0]), cell[1]))
+    return estimates.cells(estimates.planned(launches))
 
 
 def family(found: Frames, launches: Sequence[Launch]) -> int:
     """Comparisons of one metric: pairs x workloads x levels. A/A is a check, not a comparison."""
     return max(1, len(pairs(found)) * len(cells(launches)))
-
-
-def launch_values(found: Frames, metric: str) -> pd.DataFrame:
-    """One value per launch, workload and level, from valid windows; `study.stats.launch_means`."""
-    seen = estimates.windows(found)
-    if seen.empty:
-        return pd.DataFrame(columns=[*stats.LAUNCH_KEYS, "metric", "value"])
-    return stats.launch_means(seen, [metric])
 
 
 # --- ratios inside blocks -------------------------------------------------------------------------
@@ -167,36 +156,15 @@ def launch_values(found: Frames, metric: str) -> pd.DataFrame:
 def ratios(found: Frames, launches: Sequence[Launch], metric: str) -> pd.DataFrame:
     """Treatment / baseline inside blocks, a row per pair (A/A last), workload and level.
 
-    Columns: PAIR, workload, level, metric, point, low, high, confidence, method, n (blocks),
-    p_value, dropped, and both absolute values over the same blocks (`baseline_point`, `_low`,
-    `_high`, `treatment_...`, in the metric's own unit). Bonferroni over the family.
+    Columns: PAIR, workload, level, metric, and `estimates.RATIO`. Bonferroni over the family.
     """
     values, comparisons = launch_values(found, metric), family(found, launches)
-    rows = []
-    for pair, cell in _comparisons(found, launches):
-        said = stats.paired_ratio(
-            _at(values, cell),
-            "value",
-            "arm",
-            pair["treatment"],
-            pair["baseline"],
-            comparisons=comparisons,
-        )
-        rows.append(
-            {
-                **pair,
-                **dict(zip(CELL, cell, strict=True)),
-                "metric": metric,
-                **_fields(said.ratio, INTERVAL),
-                "p_value": said.p_value,
-                "dropped": said.dropped,
-                **_fields(said.baseline, LIMITS, "baseline_"),
-                **_fields(said.treatment, LIMITS, "treatment_"),
-            }
-        )
-    sides = [f"{side}_{name}" for side in ("baseline", "treatment") for name in LIMITS]
-    columns = [*PAIR, *CELL, "metric", *INTERVAL, "p_value", "dropped", *sides]
-    return pd.DataFrame(rows, columns=columns)
+    rows = [
+        {**pair, **dict(zip(CELL, cell, strict=True)), "metric": metric}
+        | paired(at(values, cell), pair["treatment"], pair["baseline"], comparisons)
+        for pair, cell in _comparisons(found, launches)
+    ]
+    return pd.DataFrame(rows, columns=[*PAIR, *CELL, "metric", *RATIO])
 
 
 def block_ratios(found: Frames, launches: Sequence[Launch], metric: str) -> pd.DataFrame:
@@ -206,7 +174,7 @@ def block_ratios(found: Frames, launches: Sequence[Launch], metric: str) -> pd.D
     """
     values, rows = launch_values(found, metric), []
     for pair, cell in _comparisons(found, launches):
-        of = _at(values, cell).pivot(index="block", columns="arm", values="value")
+        of = at(values, cell).pivot(index="block", columns="arm", values="value")
         sides = of.reindex(columns=[pair["treatment"], pair["baseline"]]).astype(float).dropna()
         ratio = sides.iloc[:, 0] / sides.iloc[:, 1]
         rows += [
@@ -225,17 +193,6 @@ def _comparisons(
     ]
 
 
-LIMITS = ("point", "low", "high")
-
-
-def _fields(interval: stats.Interval, names: Sequence[str], prefix: str = "") -> dict[str, Any]:
-    return {f"{prefix}{name}": getattr(interval, name) for name in names}
-
-
-def _at(values: pd.DataFrame, cell: tuple[str, int]) -> pd.DataFrame:
-    return values[(values["workload"] == cell[0]) & (values["level"] == cell[1])]
-
-
 # --- spreads --------------------------------------------------------------------------------------
 
 
@@ -251,7 +208,7 @@ def spreads(found: Frames, launches: Sequence[Launch], metric: str = HEADLINE) -
     each = 1 - (1 - stats.CONFIDENCE) / comparisons
     rows = []
     for pair, cell in _comparisons(found, launches):
-        here = _at(values, cell)
+        here = at(values, cell)
         sides = {
             side: here.loc[here["arm"] == pair[side], "value"].astype(float)
             for side in ("treatment", "baseline")
@@ -263,12 +220,12 @@ def spreads(found: Frames, launches: Sequence[Launch], metric: str = HEADLINE) -
                 **pair,
                 **dict(zip(CELL, cell, strict=True)),
                 "metric": metric,
-                **_fields(said, INTERVAL),
+                **as_columns(said),
                 "point": said.point if np.isfinite(said.point) else np.nan,
                 "confidence": stats.CONFIDENCE,
                 "method": said.method + adjusted,
-                **_fields(spread(sides["baseline"]), (*LIMITS, "n"), "baseline_"),
-                **_fields(spread(sides["treatment"]), (*LIMITS, "n"), "treatment_"),
+                **as_columns(spread(sides["baseline"]), (*LIMITS, "n"), "baseline_"),
+                **as_columns(spread(sides["treatment"]), (*LIMITS, "n"), "treatment_"),
             }
         )
     of_sides = [f"{side}_{name}" for side in ("baseline", "treatment") for name in (*LIMITS, "n")]

@@ -42,7 +42,7 @@ def by_setting(found: Frames, metric: str) -> Drawn:
         return Drawn(None, frame, estimates.NO_WINDOWS)
     known = switches.applicable(found)
     known = known[known["switch"].isin(frame["switch"])]
-    shown, cells = list(dict.fromkeys(known["switch"])), _cells(found)
+    shown, cells = list(dict.fromkeys(known["switch"])), estimates.cells(estimates.windows(found))
     with look():
         figure, axes = panels(len(cells), len(shown), 0.9 + ROW_IN * len(cells))
         settings = [list(dict.fromkeys(known.loc[known["switch"] == s, "setting"])) for s in shown]
@@ -73,7 +73,7 @@ def points(found: Frames, metric: str) -> pd.DataFrame:
     columns += ["metric", "block", "launch", *estimates.INTERVAL]
     if seen.empty:
         return pd.DataFrame(columns=columns)
-    valid = switches.launch_values(found, metric).rename(columns={"value": "point"})
+    valid = estimates.launch_values(found, metric).rename(columns={"value": "point"})
     void = seen[seen["verdict"] == "void"].rename(columns={metric: "point"}).assign(metric=metric)
     over = estimates.by_level(found, [metric])
     parts = {"launch": valid, "void window": void, "estimate": over}
@@ -85,13 +85,6 @@ def points(found: Frames, metric: str) -> pd.DataFrame:
         if len(part)
     ]
     return pd.concat(rows, ignore_index=True).join(of_arm, on="arm").reindex(columns=columns)
-
-
-def _cells(found: Frames) -> list[tuple[str, int]]:
-    seen = estimates.windows(found)[list(CELL)].drop_duplicates()
-    order = list(dict.fromkeys(seen["workload"]))  # a launch takes them in the order asked for
-    unique = seen.itertuples(index=False, name=None)
-    return sorted(unique, key=lambda cell: (order.index(cell[0]), cell[1]))
 
 
 def _value_limits(axis: Axes, frame: pd.DataFrame, scale: float) -> None:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from study import estimates, stats
 from study.chapters import aiter_estimates as switches
-from study.chapters.aiter_estimates import CELL, ENOUGH, HEADLINE, TWICE, compared, left_out, why
+from study.chapters.aiter_estimates import CELL, ENOUGH, HEADLINE, TWICE, left_out, pair_name, why
 from study.estimates import COMPARED, METRICS, rows_of
 from study.figures import interval_words
 from study.frames import Frames
@@ -95,7 +95,7 @@ def _lines(frame: pd.DataFrame) -> dict[Line, str]:
     several = frame["model"].nunique() > 1
     found = {}
     for row in rows_of(frame.drop_duplicates(list(KEYS))):
-        name = compared(row)
+        name = pair_name(row)
         model = f" · {spelled(row.model)}" if several else ""
         found[tuple(getattr(row, key) for key in KEYS)] = (
             f"{name}{model} · {row.workload}, {row.level}"

@@ -12,9 +12,9 @@ from study import estimates, stats
 from study.chapter import Part
 from study.chapters import aiter_estimates as switches
 from study.chapters.aiter_estimates import ENOUGH, HEADLINE, TWICE, why
-from study.estimates import METRICS, rows_of
+from study.estimates import METRICS, of_metrics, rows_of
 from study.figures import interval_words
-from study.sentences import Values, verdict
+from study.sentences import Values, lower, verdict
 from study.standing import NOT_APPLICABLE
 from study.style import spelled
 
@@ -43,8 +43,8 @@ def headline(part: Part, values: Values) -> str:
 
 def speed(part: Part, metrics: Sequence[str], values: Values) -> str:
     """A line per switch as a whole and workload at the highest level, with absolute values."""
-    frames = [switches.ratios(part.found, part.launches, metric) for metric in metrics]
-    lines = _lines(part, _whole(_at_top(pd.concat(frames, ignore_index=True))), values)
+    frame = of_metrics(lambda name: switches.ratios(part.found, part.launches, name), metrics)
+    lines = _lines(part, _whole(_at_top(frame)), values)
     return lines or f"- {NOTHING}"
 
 
@@ -65,7 +65,7 @@ def _lines(part: Part, frame: pd.DataFrame, values: Values) -> str:
 
 def _ratio(part: Part, row: Any, values: Values) -> str:
     metric, key = METRICS[row.metric], _key(part, row)
-    name = metric.name if metric.name[:2].isupper() else metric.name.lower()
+    name = lower(metric.name)
     if not row.n:
         return f"{name} not compared ({why(row)})"
     base = values.number(f"{key}.baseline_{metric.unit}", row.baseline_point * metric.scale)

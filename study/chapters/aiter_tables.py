@@ -10,13 +10,13 @@ import pandas as pd
 from study import estimates
 from study.chapter import Part
 from study.chapters import aiter_estimates as switches
-from study.chapters.aiter_estimates import ENOUGH, HEADLINE, compared, left_out, why
-from study.estimates import COMPARED, METRICS, rows_of
+from study.chapters.aiter_estimates import ENOUGH, HEADLINE, left_out, pair_name, why
+from study.estimates import LIMITS, METRICS, of_metrics, rows_of
 from study.figures import interval_words
 from study.frames import Frames
 from study.plan import Launch
 from study.style import spelled
-from study.tables import NOT_REPORTED, Table, count, interval, number, p_value
+from study.tables import NOT_REPORTED, Table, compared, count, interval, number, reported
 
 NO_PAIR = "Nothing to compare: this platform has no setting beside its baseline."
 RAN = ("measured", "overridden", "failed")  # outcomes of a server that may have said what it runs
@@ -101,7 +101,7 @@ def _row_of_numbers(values: pd.Series) -> str:
 
 
 def _row_of_counts(values: pd.Series) -> str:
-    return " · ".join(NOT_REPORTED if pd.isna(value) else count(value) for value in values)
+    return " · ".join(reported(value, count) for value in values)
 
 
 def _row_of_kilobytes(values: pd.Series) -> str:
@@ -110,28 +110,20 @@ def _row_of_kilobytes(values: pd.Series) -> str:
 
 def comparisons(found: Frames, launches: Sequence[Launch]) -> Table:
     """Treatment / baseline inside blocks: ratio, p-value, and the values that the ratio hides."""
-    parts = [switches.ratios(found, launches, metric) for metric in COMPARED]
-    data = pd.concat(parts, ignore_index=True)
+    data = of_metrics(lambda metric: switches.ratios(found, launches, metric))
     if data.empty:
         return Table(data, data, NO_PAIR + left_out(found))
-    rows = []
-    for row in rows_of(data):
-        metric = METRICS[row.metric]
-        rows.append(
-            {
-                "metric": f"{metric.name} ({metric.unit})",
-                "treatment / baseline": compared(row),
-                "model": spelled(row.model),
-                "workload": row.workload,
-                "level": row.level,
-                "baseline": _side(row, "baseline", metric.scale),
-                "treatment": _side(row, "treatment", metric.scale),
-                "ratio": interval(row.point, row.low, row.high) if row.n else why(row),
-                "p": p_value(row.p_value),
-                "blocks": row.n,
-                "dropped": row.dropped,
-            }
-        )
+    rows = [
+        {
+            "metric": METRICS[row.metric].label,
+            "treatment / baseline": pair_name(row),
+            "model": spelled(row.model),
+            "workload": row.workload,
+            "level": row.level,
+            **compared(row, missing=why(row)),
+        }
+        for row in rows_of(data)
+    ]
     known = data[data["n"] > 0]
     made = f"Intervals: {interval_words(known, 'blocks')}. " if len(known) else ""
     text = (
@@ -142,12 +134,6 @@ def comparisons(found: Frames, launches: Sequence[Launch]) -> Table:
     return Table(pd.DataFrame(rows), data, text + left_out(found))
 
 
-def _side(row: Any, side: str, scale: float) -> str:
-    if not row.n:
-        return "n/a"
-    return interval(*(getattr(row, f"{side}_{name}") * scale for name in switches.LIMITS))
-
-
 def spreads(found: Frames, launches: Sequence[Launch]) -> Table:
     """Ratio of the spreads of launches, with both coefficients of variation."""
     data = switches.spreads(found, launches)
@@ -155,7 +141,7 @@ def spreads(found: Frames, launches: Sequence[Launch]) -> Table:
         return Table(data, data, NO_PAIR + left_out(found))
     rows = [
         {
-            "treatment / baseline": compared(row),
+            "treatment / baseline": pair_name(row),
             "model": spelled(row.model),
             "workload": row.workload,
             "level": row.level,
@@ -182,7 +168,7 @@ def _variation(row: Mapping[str, Any], side: str) -> str:
     """'3.1 % [1.9, 7.8]', or that there is none."""
     if pd.isna(row[f"{side}_point"]):
         return "n/a"
-    point, low, high = (row[f"{side}_{name}"] * 100 for name in switches.LIMITS)
+    point, low, high = (row[f"{side}_{name}"] * 100 for name in LIMITS)
     if pd.isna(low):
         return f"{number(point)} %"
     return f"{number(point)} % [{number(low)}, {number(high)}]"

@@ -12,8 +12,8 @@ from itertools import product
 
 import pandas as pd
 
-from study import estimates, figures, same_output, stats
-from study.estimates import COMPARED, INTERVAL, rows_of
+from study import estimates, figures, same_output
+from study.estimates import RATIO, at, launch_values, of_metrics, paired, rows_of
 from study.frames import NOT_MEASURED, Frames
 from study.plan import Launch
 from study.same_output import Agreement
@@ -135,30 +135,24 @@ def ratios(found: Frames, metric: str) -> pd.DataFrame:
     """Each accepted size against the smallest one of its family, inside blocks.
 
     Columns: model, attention, feed_forward, attention_backend, size and base_size (tokens, in
-    force), treatment and baseline (arms), workload, level, metric, point, low, high, p_value,
-    confidence, method, n (blocks), dropped, and the absolute values of both arms over the same
-    blocks (`baseline_point`, `_low`, `_high`, `treatment_...`). Intervals are Bonferroni's over
-    all rows, those without a block too.
+    force), treatment and baseline (arms), workload, level, metric, and `estimates.RATIO`.
+    Intervals are Bonferroni's over all rows, those without a block too.
     """
-    seen = estimates.windows(found)
-    cells = list(seen[["workload", "level"]].drop_duplicates().itertuples(index=False, name=None))
-    order = list(dict.fromkeys(seen["workload"]))
-    cells.sort(key=lambda cell: (order.index(cell[0]), cell[1]))
-    pairs = list(product(_pairs(families(found)), cells))
-    means = stats.launch_means(seen, [metric]) if len(seen) else pd.DataFrame()
+    cells = estimates.cells(estimates.windows(found))
+    family = list(product(_pairs(families(found)), cells))
+    values = launch_values(found, metric)
     rows = [
-        {**pair, "workload": workload, "level": level, "metric": metric}
-        | _ratio(means[(means["workload"] == workload) & (means["level"] == level)], pair, pairs)
-        for pair, (workload, level) in pairs
+        {**pair, "workload": cell[0], "level": cell[1], "metric": metric}
+        | paired(at(values, cell), str(pair["treatment"]), str(pair["baseline"]), len(family))
+        for pair, cell in family
     ]
     columns = [*FAMILY, "attention_backend", "size", "base_size", "treatment", "baseline"]
-    columns += ["workload", "level", "metric", *INTERVAL, "p_value", "dropped"]
-    return pd.DataFrame(rows, columns=None if rows else columns)
+    return pd.DataFrame(rows, columns=[*columns, "workload", "level", "metric", *RATIO])
 
 
 def all_ratios(found: Frames) -> pd.DataFrame:
     """`ratios` of every metric that is compared; each metric is a family of its own."""
-    return pd.concat([ratios(found, metric) for metric in COMPARED], ignore_index=True)
+    return of_metrics(lambda metric: ratios(found, metric))
 
 
 def _pairs(known: Sequence[Family]) -> Iterator[dict[str, object]]:
@@ -171,20 +165,6 @@ def _pairs(known: Sequence[Family]) -> Iterator[dict[str, object]]:
                 "treatment": arm,
                 "baseline": one.arms[0],
             }
-
-
-def _ratio(
-    means: pd.DataFrame, pair: dict[str, object], family: Sequence[object]
-) -> dict[str, object]:
-    arms = str(pair["treatment"]), str(pair["baseline"])
-    found = stats.paired_ratio(means, "value", "arm", *arms, comparisons=len(family))
-    absolute = {
-        f"{side}_{name}": getattr(getattr(found, side), name)
-        for side in ("baseline", "treatment")
-        for name in ("point", "low", "high")
-    }
-    ratio = {name: getattr(found.ratio, name) for name in INTERVAL}
-    return {**ratio, "p_value": found.p_value, "dropped": found.dropped, **absolute}
 
 
 # --- the cache, and the output --------------------------------------------------------------------

@@ -14,7 +14,7 @@ from study.figures import interval_words
 from study.frames import Frames
 from study.plan import Launch
 from study.style import spelled
-from study.tables import NOT_REPORTED, Table, count, interval, p_value
+from study.tables import Table, compared, count, reported
 
 
 def answers(found: Frames) -> Table:
@@ -46,7 +46,7 @@ def _size(row: object) -> str:
     outcome, size = (getattr(row, name) for name in ("outcome", "in_force"))
     if outcome not in sizes.RAN:
         return str(outcome)
-    return count(size) if pd.notna(size) else NOT_REPORTED
+    return reported(size, count)
 
 
 def comparisons(found: Frames) -> Table:
@@ -55,30 +55,17 @@ def comparisons(found: Frames) -> Table:
     if data.empty:
         said = " ".join([estimates.why_not(found, sizes.NO_PAIR), *_alone(found)])
         return Table(data, data, said)
-    rows = []
-    for row in rows_of(data):
-        metric = METRICS[row.metric]
-        absolute = [
-            interval(*(getattr(row, f"{side}_{name}") * metric.scale for name in LIMITS))
-            if row.n
-            else "void or not measured"
-            for side in ("baseline", "treatment")
-        ]
-        rows.append(
-            {
-                "model": spelled(row.model),
-                "metric": f"{metric.name} ({metric.unit})",
-                "workload": row.workload,
-                "level": row.level,
-                "sizes": f"{row.size} / {row.base_size}",
-                "baseline": absolute[0],
-                "size": absolute[1],
-                "ratio": interval(row.point, row.low, row.high) if row.n else "no block to compare",
-                "p": p_value(row.p_value),
-                "blocks": row.n,
-                "dropped": row.dropped,
-            }
-        )
+    rows = [
+        {
+            "model": spelled(row.model),
+            "metric": METRICS[row.metric].label,
+            "workload": row.workload,
+            "level": row.level,
+            "sizes": f"{row.size} / {row.base_size}",
+            **compared(row, treatment="size"),
+        }
+        for row in rows_of(data)
+    ]
     known = data[data["n"] > 0]
     made = f"Intervals: {interval_words(known, 'blocks')}. " if len(known) else ""
     made += "Those of a metric hold together. " if (known["n"] > 1).any() else ""
@@ -88,9 +75,6 @@ def comparisons(found: Frames) -> Table:
         "lacked a valid window of one of the two. "
     )
     return Table(pd.DataFrame(rows), data, " ".join([said + backend_words(data), *_alone(found)]))
-
-
-LIMITS = ("point", "low", "high")
 
 
 def _alone(found: Frames) -> list[str]:

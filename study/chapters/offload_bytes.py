@@ -21,11 +21,10 @@ from study.chapters.offload_estimates import (
     RESTORED,
     TTFT,
     cells,
-    launch_values,
     sources,
     windows,
 )
-from study.estimates import rows_of
+from study.estimates import launch_values, rows_of
 
 AGREE = 0.01  # relative; a file has a header of about a hundred bytes
 IN_FILES = "bytes of the files that grew"
@@ -109,12 +108,12 @@ def bandwidths(part: Part) -> pd.DataFrame:
     clear = known[(known["kind"] == "estimate") & (known["workload"] == known["came_from"])]
     both = clear.groupby("arm")["workload"].transform("nunique") == 2  # restored, and in memory
     told = clear[both & (clear["workload"] == RESTORED)]
-    means = launch_values(part, TTFT)
+    values = launch_values(part.found, TTFT)
     rows = []
     for row in rows_of(told):
         size = row.restored_tokens / row.requests * row.bytes_per_token
         slower = stats.contrast(
-            means[means["arm"] == row.arm],
+            values[values["arm"] == row.arm],
             "value",
             {RESTORED: 1.0, MEMORY: -1.0},
             factor="workload",

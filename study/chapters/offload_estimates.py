@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from study import estimates, figures, same_output, stats, theory
+from study import estimates, figures, same_output, theory
 from study.chapter import Part
-from study.estimates import FACTORS, INTERVAL, rows_of
+from study.estimates import FACTORS, RATIO, launch_values, of_metrics, paired, rows_of
 from study.frames import NOT_MEASURED
 from study.same_output import Agreement
 from study.standing import NOT_APPLICABLE
@@ -29,7 +29,6 @@ TTFT = "ttft_p50_s"
 # Modes are compared by TTFT in every phase, and by what else storing costs in the first.
 COMPARED = {TTFT: PHASES, "tpot_p50_s": (COLD,), "output_tok_s": (COLD,)}
 CELL = ("arm", *FACTORS, "offload", "workload")
-SIDES = [f"{side}_{name}" for side in ("baseline", "treatment") for name in INTERVAL[:3]]
 
 
 def cells(part: Part) -> pd.DataFrame:
@@ -201,15 +200,13 @@ def phase_ratios(part: Part) -> pd.DataFrame:
     """TTFT of `restored` and `memory` over that of `cold` of the same launch, per arm.
 
     Columns: arm and factors, workload (the phase), metric, came_from (in the phase), treatment
-    and baseline (phases), point, low, high, confidence, method, n (blocks), p_value, dropped, and
-    the absolute values of both over the same blocks (`baseline_point`, `_low`, `_high`,
-    `treatment_...`). Intervals are Bonferroni's over all rows. Arms that the engine refused are
-    left out.
+    and baseline (phases), and `estimates.RATIO`. Intervals are Bonferroni's over all rows. Arms
+    that the engine refused are left out.
     """
     asked = comparable(part)
     back = list(rows_of(asked[asked["workload"] != COLD]))
-    means = launch_values(part, TTFT)
-    here = [means[means["arm"] == row.arm] for row in back]
+    values = launch_values(part.found, TTFT)
+    here = [values[values["arm"] == row.arm] for row in back]
     return _ratios(TTFT, [(row, "workload", row.workload, COLD) for row in back], here)
 
 
@@ -220,16 +217,15 @@ def mode_ratios(part: Part) -> pd.DataFrame:
     is a family of its own. Empty where `off` was not asked for.
     """
     asked = comparable(part)
-    frames = [_metric_over_off(part, asked, metric) for metric in COMPARED]
-    return pd.concat([one for one in frames if len(one)] or frames[:1], ignore_index=True)
+    return of_metrics(lambda metric: _metric_over_off(part, asked, metric), tuple(COMPARED))
 
 
 def _metric_over_off(part: Part, asked: pd.DataFrame, metric: str) -> pd.DataFrame:
     off = _baselines(asked)
     modes = asked[(asked["offload"] != OFF) & asked["workload"].isin(COMPARED[metric])]
     pairs = [(row, "arm", row.arm, off[row.model]) for row in rows_of(modes) if row.model in off]
-    means = launch_values(part, metric)
-    here = [means[means["workload"] == pair[0].workload] for pair in pairs]
+    values = launch_values(part.found, metric)
+    here = [values[values["workload"] == pair[0].workload] for pair in pairs]
     return _ratios(metric, pairs, here)
 
 
@@ -238,43 +234,23 @@ def _baselines(asked: pd.DataFrame) -> dict[str, str]:
     return {row.model: row.arm for row in rows_of(asked[asked["offload"] == OFF])}
 
 
-def launch_values(part: Part, metric: str) -> pd.DataFrame:
-    """One value per launch and phase, from valid windows (see `stats.launch_means`)."""
-    seen = part.found.windows
-    if seen.empty:
-        return pd.DataFrame(columns=[*stats.LAUNCH_KEYS, "value"])
-    return stats.launch_means(seen, [metric])
-
-
 Pair = tuple[Any, str, str, str]  # cell, factor, treatment, baseline
 
 
-def _ratios(metric: str, pairs: Sequence[Pair], means: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    rows = []
-    for (cell, factor, treatment, baseline), here in zip(pairs, means, strict=True):
-        said = stats.paired_ratio(
-            here, "value", factor, treatment, baseline, comparisons=len(pairs)
-        )
-        absolute = {
-            f"{side}_{name}": getattr(getattr(said, side), name)
-            for side in ("baseline", "treatment")
-            for name in INTERVAL[:3]
+def _ratios(metric: str, pairs: Sequence[Pair], values: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    rows = [
+        {
+            **{name: getattr(cell, name) for name in CELL},
+            "metric": metric,
+            "came_from": cell.came_from,
+            "treatment": treatment,
+            "baseline": baseline,
+            **paired(here, treatment, baseline, len(pairs), factor),
         }
-        rows.append(
-            {
-                **{name: getattr(cell, name) for name in CELL},
-                "metric": metric,
-                "came_from": cell.came_from,
-                "treatment": treatment,
-                "baseline": baseline,
-                **{name: getattr(said.ratio, name) for name in INTERVAL},
-                "p_value": said.p_value,
-                "dropped": said.dropped,
-                **absolute,
-            }
-        )
+        for (cell, factor, treatment, baseline), here in zip(pairs, values, strict=True)
+    ]
     columns = [*CELL, "metric", "came_from", "treatment", "baseline"]
-    return pd.DataFrame(rows, columns=[*columns, *INTERVAL, "p_value", "dropped", *SIDES])
+    return pd.DataFrame(rows, columns=[*columns, *RATIO])
 
 
 # --- the same output ------------------------------------------------------------------------------

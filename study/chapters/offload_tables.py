@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -13,7 +12,7 @@ from study.chapters import offload_bytes, offload_estimates
 from study.estimates import METRICS, rows_of
 from study.figures import interval_words
 from study.style import spelled
-from study.tables import NOT_REPORTED, Table, count, interval, number, p_value
+from study.tables import Table, compared, count, number, reported
 
 NO_OFF = "Not measured: no mode was asked for beside off."
 
@@ -58,7 +57,7 @@ def phases(part: Part) -> Table:
     data = offload_estimates.phase_ratios(part)
     if data.empty:
         return Table(data, data, estimates.NO_WINDOWS)
-    shown = pd.DataFrame([_phase_row(row) for row in data.to_dict("records")])
+    shown = pd.DataFrame([_phase_row(row) for row in rows_of(data)])
     return Table(
         shown,
         data,
@@ -68,15 +67,13 @@ def phases(part: Part) -> Table:
     )
 
 
-def _phase_row(row: Mapping[Any, Any]) -> dict[str, object]:
+def _phase_row(row: Any) -> dict[str, object]:
     return {
-        "model": spelled(row["model"]),
-        "mode": row["offload"],
-        "compared": f"{row['workload']} / cold",
-        "cache came from": row["came_from"],
-        "cold (ms)": _absolute(row, "baseline"),
-        "the phase (ms)": _absolute(row, "treatment"),
-        **_compared(row),
+        "model": spelled(row.model),
+        "mode": row.offload,
+        "compared": f"{row.workload} / cold",
+        "cache came from": row.came_from,
+        **compared(row, "cold (ms)", "the phase (ms)"),
     }
 
 
@@ -85,7 +82,7 @@ def modes(part: Part) -> Table:
     data = offload_estimates.mode_ratios(part)
     if data.empty:
         return Table(data, data, estimates.why_not(part.found, NO_OFF))
-    shown = pd.DataFrame([_mode_row(row) for row in data.to_dict("records")])
+    shown = pd.DataFrame([_mode_row(row) for row in rows_of(data)])
     return Table(
         shown,
         data,
@@ -95,31 +92,15 @@ def modes(part: Part) -> Table:
     )
 
 
-def _mode_row(row: Mapping[Any, Any]) -> dict[str, object]:
-    metric = METRICS[row["metric"]]
+def _mode_row(row: Any) -> dict[str, object]:
     return {
-        "metric": f"{metric.name} ({metric.unit})",
-        "model": spelled(row["model"]),
-        "phase": row["workload"],
-        "compared": f"{row['offload']} / off",
-        "cache came from": row["came_from"],
-        "off": _absolute(row, "baseline"),
-        "the mode": _absolute(row, "treatment"),
-        **_compared(row),
+        "metric": METRICS[row.metric].label,
+        "model": spelled(row.model),
+        "phase": row.workload,
+        "compared": f"{row.offload} / off",
+        "cache came from": row.came_from,
+        **compared(row, "off", "the mode"),
     }
-
-
-def _absolute(row: Mapping[Any, Any], side: str) -> str:
-    if not row["n"]:
-        return "void or not measured"
-    scale = METRICS[row["metric"]].scale
-    return interval(*(row[f"{side}_{name}"] * scale for name in ("point", "low", "high")))
-
-
-def _compared(row: Mapping[Any, Any]) -> dict[str, object]:
-    ratio = interval(row["point"], row["low"], row["high"]) if row["n"] else "no block to compare"
-    p = p_value(row["p_value"])
-    return {"ratio": ratio, "p": p, "blocks": row["n"], "dropped": row["dropped"]}
 
 
 def _how(data: pd.DataFrame) -> str:
@@ -145,9 +126,7 @@ def bytes_moved(part: Part) -> Table:
             "tokens": data["tokens"].map(_tokens),
             "KV bytes per token": data["bytes_per_token"].map(count),
             "arithmetic (bytes)": data["arithmetic_bytes"].map(_tokens),
-            "observed (bytes)": [
-                NOT_REPORTED if pd.isna(value) else count(value) for value in data["observed_bytes"]
-            ],
+            "observed (bytes)": [reported(value, count) for value in data["observed_bytes"]],
             "files": data["files"].map(_tokens),
             "observed / arithmetic": [
                 "" if pd.isna(value) else f"{value:.5f}" for value in data["ratio"]
@@ -183,9 +162,7 @@ def capacity(part: Part) -> Table:
             "prompts that return": data["returning"],
             "tokens of these, with answers": data["returning_tokens"].map(count),
             "fit into memory": _yes(data["fits"]),
-            "block size": [
-                NOT_REPORTED if pd.isna(size) else count(size) for size in data["block_size"]
-            ],
+            "block size": [reported(size, count) for size in data["block_size"]],
         }
     )
     text = "The whole set must exceed memory, or nothing is dropped; the part that returns must fit"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from study import estimates, knee, stats
+from study import estimates, knee
 from study.chapter import Part, Shown, Text
 from study.chapters import saturation_figures as figures
 from study.chapters.saturation_estimates import (
@@ -23,11 +23,11 @@ from study.chapters.saturation_estimates import (
     knees,
     limits,
 )
-from study.estimates import METRICS, rows_of
+from study.estimates import LIMITS, METRICS, rows_of
 from study.figures import interval_words
-from study.sentences import Values, verdict
+from study.sentences import Values, least_label, verdict
 from study.style import spelled
-from study.tables import Table, count, interval, number, p_value
+from study.tables import Table, compared, count, interval, number
 
 CAUTION = (
     "Beyond its knee a server answers no more, only later: what exceeds it belongs in a queue in "
@@ -209,10 +209,8 @@ def method(part: Part, values: Values) -> str:
     sure = known[known["low"].notna()] if len(known) else known
     if sure.empty:
         return "No knee has an interval: it needs two launches that reach it."
-    row = sure.sort_values("n").iloc[0].to_dict()
-    made = {name: row[name] for name in ("point", "low", "high", "confidence", "method")}
-    said = stats.Interval(statistic="knee", n=int(row["n"]), **made).label()
-    return f"In brackets behind a knee: {values.label('saturation.method', said)} or more."
+    said = values.label("saturation.method", least_label(sure))
+    return f"In brackets behind a knee: {said} or more."
 
 
 # --- tables ---------------------------------------------------------------------------------------
@@ -237,7 +235,7 @@ def knee_table(part: Part) -> Table:
 
 def _knee_cells(row: Any) -> dict[str, object]:
     laws = {
-        name: interval(*(getattr(row, f"{name}_{side}") for side in ("point", "low", "high")))
+        name: interval(*(getattr(row, f"{name}_{side}") for side in LIMITS))
         for name in ("sigma", "kappa")
     }
     has_knee = row.state == REACHED
@@ -261,27 +259,16 @@ def cost_table(part: Part) -> Table:
     data = beyond(part)
     if data.empty:
         return Table(data, data, "No curve has a knee and a valid level beyond it.")
-    rows = []
-    for row in data.to_dict("records"):
-        metric = METRICS[row["metric"]]
-        at_knee, at_top = (
-            interval(*(row[f"{side}_{name}"] * metric.scale for name in ("point", "low", "high")))
-            for side in ("baseline", "treatment")
-        )
-        rows.append(
-            {
-                "model": spelled(row["model"]),
-                "workload": row["workload"],
-                "metric": f"{metric.name} ({metric.unit})",
-                "levels": f"{row['at_level']:.0f} → {row['highest_level']:.0f}",
-                "at the knee": at_knee,
-                "at the highest level": at_top,
-                "ratio": interval(row["point"], row["low"], row["high"]),
-                "p": p_value(row["p_value"]),
-                "blocks": row["n"],
-                "dropped": row["dropped"],
-            }
-        )
+    rows = [
+        {
+            "model": spelled(row.model),
+            "workload": row.workload,
+            "metric": METRICS[row.metric].label,
+            "levels": f"{row.at_level:.0f} → {row.highest_level:.0f}",
+            **compared(row, "at the knee", "at the highest level"),
+        }
+        for row in rows_of(data)
+    ]
     text = (
         "The highest level against the lowest tested one at or above the knee, on the same "
         f"launches. At a knee throughput is {knee.SHARE:.0%} of its fitted maximum, so what tells "

@@ -15,7 +15,16 @@ import pandas as pd
 
 from study import estimates, knee, stats
 from study.chapter import Part
-from study.estimates import COMPARED, INTERVAL, Metric
+from study.estimates import (
+    COMPARED,
+    LIMITS,
+    RATIO,
+    Metric,
+    as_columns,
+    by_column,
+    launch_values,
+    paired,
+)
 from study.frames import NOT_MEASURED
 
 REACHED, NOT_REACHED, CANNOT_JUDGE = "reached", "not reached", "cannot judge"
@@ -27,15 +36,12 @@ CACHE_FULL = 0.95  # of the KV cache, at its fullest: a long request finds no ro
 RESOLUTION = 0.01  # a knee lies on a grid of about such steps, so it is not known any finer
 
 HEADLINE = "output_tok_s"
-GAUGES = {
-    metric.column: metric
-    for metric in (
-        Metric("running_mean", "Running", "requests", 1.0, True),
-        Metric("waiting_mean", "Waiting", "requests", 1.0, False),
-        Metric("kv_use_max", "KV cache in use", "%", 1e2, False),
-        Metric("preemptions", "Preemptions", "per window", 1.0, False),
-    )
-}
+GAUGES = by_column(
+    Metric("running_mean", "Running", "requests", 1.0, True),
+    Metric("waiting_mean", "Waiting", "requests", 1.0, False),
+    Metric("kv_use_max", "KV cache in use", "%", 1e2, False),
+    Metric("preemptions", "Preemptions", "per window", 1.0, False),
+)
 CURVE = ("arm", *estimates.FACTORS, "workload", "input_tokens", "output_tokens")
 
 
@@ -89,9 +95,8 @@ def beyond(part: Part) -> pd.DataFrame:
     """What more requests in flight give and cost: the highest level over `at_level`.
 
     The same launch sees both levels, so the ratio is inside blocks, Bonferroni's over all curves
-    asked for. Columns: those of CURVE, at_level, highest_level, metric, interval of the ratio,
-    p_value, dropped, and both absolute values over the same blocks (`baseline_point`, `_low`,
-    `_high`, `treatment_...`). Only curves with a knee, and levels beyond it.
+    asked for. Columns: those of CURVE, at_level, highest_level, metric, and `estimates.RATIO`.
+    Only curves with a knee, and levels beyond it.
     """
     known = knees(part)
     rows = [
@@ -100,7 +105,7 @@ def beyond(part: Part) -> pd.DataFrame:
         if row["state"] == REACHED and row["highest_level"] > row["at_level"]
         for metric in COMPARED
     ]
-    return pd.DataFrame(rows, columns=None if rows else [*CURVE, "metric", *INTERVAL])
+    return pd.DataFrame(rows, columns=[*CURVE, "at_level", "highest_level", "metric", *RATIO])
 
 
 # --- one curve ------------------------------------------------------------------------------------
@@ -140,7 +145,7 @@ def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
         "state": state,
         "text": text,
         **curve,  # where nothing is valid, it knows better
-        **{name: getattr(interval, name) for name in INTERVAL},
+        **as_columns(interval),
         "point": point,
         "launches": valid["launch"].nunique(),
         "not_reached": found.not_reached,
@@ -164,21 +169,18 @@ def _judged(found: knee.LaunchKnees) -> tuple[str, str]:
     return state, "" if pooled.reached else pooled.text.removeprefix(f"{state}: ")
 
 
-def _gunther(valid: pd.DataFrame) -> dict[str, float]:
+def _gunther(valid: pd.DataFrame) -> Row:
     """Sigma and kappa of Gunther's law with their intervals over launches; either may be zero."""
     fits = [
         asdict(knee.gunther(of_launch["level"], of_launch[HEADLINE]))
         for _, of_launch in valid.dropna(subset=HEADLINE).groupby("launch")
         if of_launch["level"].nunique() >= knee.Gunther.parameters
     ]
-    over_launches = {
-        name: stats.mean_interval([fit[name] for fit in fits]) for name in ("sigma", "kappa")
-    }
-    return {
-        f"{name}_{side}": getattr(interval, side)
-        for name, interval in over_launches.items()
-        for side in ("point", "low", "high")
-    }
+    sigma, kappa = (
+        as_columns(stats.mean_interval([fit[name] for fit in fits]), LIMITS, f"{name}_")
+        for name in ("sigma", "kappa")
+    )
+    return sigma | kappa
 
 
 def _gauges_at(every: pd.DataFrame, row: Row) -> dict[str, float]:
@@ -203,21 +205,12 @@ def _limit(row: Row) -> str:
 
 
 def _beyond_row(part: Part, row: Row, metric: str, comparisons: int) -> Row:
-    means = stats.launch_means(part.found.windows, [metric])
-    here = means[(means["arm"] == row["arm"]) & (means["workload"] == row["workload"])]
-    levels = str(int(row["highest_level"])), str(int(row["at_level"]))
+    values = launch_values(part.found, metric)
+    here = values[(values["arm"] == row["arm"]) & (values["workload"] == row["workload"])]
     by_level = here.assign(level=here["level"].astype(int).astype(str))
-    said = stats.paired_ratio(by_level, "value", "level", *levels, comparisons=comparisons)
-    absolute = {
-        f"{side}_{name}": getattr(getattr(said, side), name)
-        for side in ("baseline", "treatment")
-        for name in ("point", "low", "high")
-    }
+    levels = str(int(row["highest_level"])), str(int(row["at_level"]))
     return {
         **{name: row[name] for name in (*CURVE, "at_level", "highest_level")},
         "metric": metric,
-        **{name: getattr(said.ratio, name) for name in INTERVAL},
-        "p_value": said.p_value,
-        "dropped": said.dropped,
-        **absolute,
+        **paired(by_level, *levels, comparisons, "level"),
     }
