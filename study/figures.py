@@ -7,16 +7,17 @@ Each figure comes with the frame it drew, and a caption made from that frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from study import estimates, stats
-from study.estimates import COMPARED, METRICS, Metric
+from study.estimates import COMPARED, LIMITS, METRICS, Metric, of_metrics, rows_of
 from study.frames import Frames
 from study.plan import Launch
 from study.style import (
@@ -36,6 +37,7 @@ from study.style import (
     look,
     panels,
     spelled,
+    style_of,
 )
 
 SINGULAR = {"launches": "launch", "blocks": "block"}
@@ -56,18 +58,20 @@ def _against_level(found: Frames, metrics: Sequence[str], said: str) -> Drawn:
     frame = level_frame(found, metrics)
     if frame.empty:
         return Drawn(None, frame, estimates.NO_WINDOWS)
-    workloads = list(dict.fromkeys(frame["workload"]))
+    levels = sorted(frame["level"].unique())
+
+    def draw(axis: Axes, metric: str, workload: str) -> None:
+        of_metric, scale = frame[frame["metric"] == metric], METRICS[metric].scale
+        log_y(axis, of_metric, scale)
+        curves(axis, of_metric, workload, scale)
+        level_axis(axis, levels)
+
     with look():
-        figure, axes = panels(len(metrics), len(workloads), 0.7 + 2.8 * len(metrics))
-        for row, metric in zip(axes, metrics, strict=True):
-            of_metric = frame[frame["metric"] == metric]
-            for axis, workload in zip(row, workloads, strict=True):
-                _level_panel(axis, of_metric, workload, METRICS[metric])
-            row[0].set_ylabel(f"{METRICS[metric].name} ({METRICS[metric].unit})")
-        _tidy(axes, workloads, frame)
+        labels = {metric: METRICS[metric].label for metric in metrics}
+        figure, _ = small_multiples(labels, titles(found, frame), 2.8, draw)
         arm_legend(figure, frame, hollow=bool((frame["kind"] == "void window").any()))
     layers = int(frame["layers"].iloc[0])
-    said = f"{said} Models of {layers} layers. {_estimate_caption(frame)}"
+    said = f"{said} Models of {layers} layers. {estimate_caption(frame)}"
     return Drawn(figure, frame, said)
 
 
@@ -94,50 +98,96 @@ def level_frame(found: Frames, metrics: Sequence[str]) -> pd.DataFrame:
     return joined.reindex(columns=columns)
 
 
-def _level_panel(axis: Axes, frame: pd.DataFrame, workload: str, metric: Metric) -> None:
-    known = frame[frame["kind"] == "estimate"]
-    scale = metric.scale
-    log_axis(axis, *log_limits(frame["point"] * scale, known["low"] * scale, known["high"] * scale))
-    here = frame[frame["workload"] == workload]
-    arms = list(dict.fromkeys(frame["arm"]))
-    for place, arm in enumerate(arms):
-        of_arm = here[here["arm"] == arm].sort_values("level")
-        if of_arm.empty:
-            continue
-        style = arm_style(of_arm["attention"].iloc[0], of_arm["feed_forward"].iloc[0])
-        of_estimates = of_arm[of_arm["kind"] == "estimate"]  # NaN breaks the line at a void level
-        x = dodge(of_estimates["level"], place, len(arms))
-        axis.plot(x, of_estimates["point"] * scale, zorder=3, **style)
-        interval_bars(axis, x, of_estimates, style["color"], scale)
-        void = of_arm[of_arm["kind"] == "void window"]
-        hollow = hollow_style(style["color"], style["marker"])
-        axis.plot(
-            dodge(void["level"], place, len(arms)), void["point"] * scale, linestyle="", **hollow
-        )
+# --- what panels are made of ----------------------------------------------------------------------
+
+Key = TypeVar("Key")
 
 
-def _tidy(axes: list[list[Axes]], workloads: Sequence[str], frame: pd.DataFrame) -> None:
-    """Titles above the first row, level axes with a label below the last."""
-    levels = sorted(frame["level"].unique())
-    lengths = frame.drop_duplicates("workload").set_index("workload")
-    for number, row in enumerate(axes):
-        for axis, workload in zip(row, workloads, strict=True):
-            level_axis(axis, levels)
-            if number == 0:
-                given, made = lengths.loc[workload, ["input_tokens", "output_tokens"]]
-                axis.set_title(f"{workload}: {given:,.0f} tokens in, {made:,.0f} out")
-            if number < len(axes) - 1:
+def small_multiples(
+    rows: Mapping[Key, str],
+    columns: Mapping[str, str],
+    row_in: float,
+    draw: Callable[[Axes, Key, str], None],
+) -> tuple[Figure, list[list[Axes]]]:
+    """A panel per row and column, each filled by `draw(axis, row, column)`.
+
+    The values of `rows` stand beside the first column, those of `columns` above the first row;
+    the label of an x axis stays below the last row only.
+    """
+    figure, axes = panels(len(rows), len(columns), 0.8 + row_in * len(rows))
+    for line, (row, beside) in zip(axes, rows.items(), strict=True):
+        for axis, column in zip(line, columns, strict=True):
+            draw(axis, row, column)
+            if line is not axes[-1]:
                 axis.set_xlabel("")
+        line[0].set_ylabel(beside)
+    for axis, above in zip(axes[0], columns.values(), strict=True):
+        axis.set_title(above)
+    return figure, axes
 
 
-def _estimate_caption(frame: pd.DataFrame) -> str:
-    """How points and bars were made, from the frame itself."""
+def titles(found: Frames, frame: pd.DataFrame) -> dict[str, str]:
+    """Each workload of the frame with its lengths: 'short: 128 tokens in, 64 out'."""
+    seen = estimates.windows(found).drop_duplicates("workload").set_index("workload")
+    lengths = seen.loc[list(dict.fromkeys(frame["workload"])), ["input_tokens", "output_tokens"]]
+    return {
+        str(name): f"{name}: {given:,.0f} tokens in, {made:,.0f} out"
+        for name, given, made in lengths.itertuples(name=None)
+    }
+
+
+def log_y(
+    axis: Axes, frame: pd.DataFrame, scale: float = 1.0, least: tuple[float, float] = (np.inf, 0)
+) -> None:
+    """A log axis for the points and intervals of the frame that reaches at least over `least`."""
+    low, high = log_limits(*(frame[name] * scale for name in LIMITS))
+    log_axis(axis, min(low, least[0]), max(high, least[1]))
+
+
+def curves(
+    axis: Axes,
+    frame: pd.DataFrame,
+    workload: str,
+    scale: float = 1.0,
+    *,
+    by: str = "arm",
+    along: str = "level",
+    style: Callable[[Any], dict[str, Any]] = style_of,
+    joined: bool = True,
+) -> None:
+    """A curve per arm, or what `by` names: estimates with their bars, and void windows hollow.
+
+    Without a column `kind` all rows are estimates. NaN breaks a line, so none passes a level whose
+    windows are all void. Curves are moved apart a little, or their intervals would hide each other.
+    """
+    names = list(dict.fromkeys(frame[by]))
+    here = frame[frame["workload"] == workload].sort_values(along)
+    kind = here["kind"] if "kind" in here else pd.Series("estimate", here.index)
+    for place, name in enumerate(names):
+        known, void = (
+            here[(here[by] == name) & (kind == wanted)] for wanted in ("estimate", "void window")
+        )
+        if known.empty and void.empty:
+            continue
+        look_of = style(next(rows_of(known if len(known) else void)))
+        line = look_of if joined else {**look_of, "linestyle": ""}
+        x = dodge(known[along], place, len(names))
+        axis.plot(x, known["point"] * scale, zorder=3, **line)
+        interval_bars(axis, x, known, look_of["color"], scale)
+        hollow = hollow_style(look_of["color"], look_of["marker"])
+        x = dodge(void[along], place, len(names))
+        axis.plot(x, void["point"] * scale, linestyle="", **hollow)
+
+
+def estimate_caption(frame: pd.DataFrame) -> str:
+    """How points and bars were made and how many windows are hollow, from the frame itself."""
     known = frame[(frame["kind"] == "estimate") & (frame["n"] > 0)]
     text = "No valid window, so no estimate."
     if len(known):
         log = known["method"].str.contains(stats.T_LOG, regex=False).all()
         mean = "geometric means" if log else "means"
-        text = f"Points: {mean} over launches; bars: {interval_words(known)}."
+        bars = (interval_words(rows) for _, rows in known.groupby("metric", sort=False))
+        text = f"Points: {mean} over launches; bars: {'; '.join(dict.fromkeys(bars))}."
     void = frame[frame["kind"] == "void window"]
     if len(void):
         windows = void.drop_duplicates(["launch", "workload", "level"])
@@ -165,49 +215,41 @@ def interval_words(rows: pd.DataFrame, unit: str = "launches") -> str:
 
 def attention_ratio(found: Frames) -> Drawn:
     """MLA / GQA inside blocks against level; a row of panels per metric, a column per workload."""
-    frame = pd.concat(
-        [estimates.attention_ratios(found, metric) for metric in COMPARED], ignore_index=True
-    )
+    frame = of_metrics(lambda metric: estimates.attention_ratios(found, metric))
     frame = frame[frame["layers"].isin(estimates.depths(found)[:1])]
     if frame.empty:
         return Drawn(None, frame, estimates.why_not(found, estimates.NO_PAIR))
     if frame["point"].isna().all():
         return Drawn(None, frame, "Not measured: no block has valid windows of GQA and of MLA.")
-    workloads = list(dict.fromkeys(frame["workload"]))
+    levels = sorted(frame["level"].unique())
+
+    def draw(axis: Axes, metric: str, workload: str) -> None:
+        rows = frame[frame["metric"] == metric]
+        ratio_curves(axis, rows, workload, (0.8, 1.25), by="model", style=_ratio_style)
+        level_axis(axis, levels)
+
     with look():
-        figure, axes = panels(len(COMPARED), len(workloads), 0.7 + 2.1 * len(COMPARED))
+        labels = {metric: f"{METRICS[metric].name}\nMLA / GQA" for metric in COMPARED}
+        figure, axes = small_multiples(labels, titles(found, frame), 2.1, draw)
         for row, metric in zip(axes, COMPARED, strict=True):
-            of_metric = frame[frame["metric"] == metric]
-            for axis, workload in zip(row, workloads, strict=True):
-                _ratio_panel(axis, of_metric, workload)
-            row[0].set_ylabel(f"{METRICS[metric].name}\nMLA / GQA")
             _which_way(row[-1], METRICS[metric])
-        seen = estimates.windows(found)
-        lengths = seen[["workload", "input_tokens", "output_tokens"]].drop_duplicates("workload")
-        _tidy(axes, workloads, frame.merge(lengths, on="workload"))
         legend(figure, _feed_forward_entries(frame))
     return Drawn(figure, frame, _ratio_caption(frame))
 
 
-def _ratio_panel(axis: Axes, frame: pd.DataFrame, workload: str) -> None:
-    low, high = log_limits(frame["point"], frame["low"], frame["high"])
-    log_axis(axis, min(low, 0.8), max(high, 1.25))
+def ratio_curves(
+    axis: Axes, frame: pd.DataFrame, workload: str, least: tuple[float, float], **how: Any
+) -> None:
+    """`curves` of ratios, around the line that says no difference."""
+    log_y(axis, frame, least=least)
     axis.axhline(1, color=INK, linewidth=1, zorder=1)
-    here = frame[frame["workload"] == workload]
-    models = list(dict.fromkeys(frame["model"]))
-    for place, model in enumerate(models):
-        rows = here[here["model"] == model].sort_values("level")
-        if rows.empty:
-            continue
-        x = dodge(rows["level"], place, len(models))
-        style = _ratio_style(str(rows["feed_forward"].iloc[0]))
-        axis.plot(x, rows["point"], zorder=3, **style)
-        interval_bars(axis, x, rows, style["color"])
+    curves(axis, frame, workload, **how)
 
 
-def _ratio_style(feed_forward: str) -> dict[str, Any]:
+def _ratio_style(row: Any) -> dict[str, Any]:
     """No attention family's colour: a ratio belongs to both."""
-    return {**arm_style("", feed_forward), "color": INK if feed_forward == "dense" else MUTED}
+    colour = INK if row.feed_forward == "dense" else MUTED
+    return {**arm_style("", row.feed_forward), "color": colour}
 
 
 def _feed_forward_entries(frame: pd.DataFrame) -> list[Line2D]:
@@ -217,9 +259,9 @@ def _feed_forward_entries(frame: pd.DataFrame) -> list[Line2D]:
             [],
             [],
             label=spelled(estimates.without(row.model, *ATTENTION_COLOUR)),
-            **_ratio_style(str(row.feed_forward)),
+            **_ratio_style(row),
         )
-        for row in estimates.rows_of(unique)
+        for row in rows_of(unique)
     ]
 
 
@@ -248,28 +290,23 @@ def _ratio_caption(frame: pd.DataFrame) -> str:
 
 def layer_cost(found: Frames) -> Drawn:
     """What one more layer adds to TPOT and TTFT, per model, workload and level."""
-    metrics = ("tpot_p50_s", "ttft_p50_s")
-    frame = pd.concat(
-        [estimates.layer_costs(found, metric) for metric in metrics], ignore_index=True
-    )
-    if frame.empty:
-        return Drawn(None, frame, estimates.why_not(found, estimates.NO_SLOPE))
-    if frame["point"].isna().all():
-        return Drawn(None, frame, "Not measured: no block has valid windows at both depths.")
-    workloads = list(dict.fromkeys(frame["workload"]))
     names = {
         "tpot_p50_s": "TPOT: ms per token\nper layer",
         "ttft_p50_s": "TTFT: ms per prompt\nper layer",
     }
+    frame = of_metrics(lambda metric: estimates.layer_costs(found, metric), tuple(names))
+    if frame.empty:
+        return Drawn(None, frame, estimates.why_not(found, estimates.NO_SLOPE))
+    if frame["point"].isna().all():
+        return Drawn(None, frame, "Not measured: no block has valid windows at both depths.")
+    levels = sorted(frame["level"].unique())
+
+    def draw(axis: Axes, metric: str, workload: str) -> None:
+        _slope_panel(axis, frame[frame["metric"] == metric], workload)
+        level_axis(axis, levels)
+
     with look():
-        figure, axes = panels(2, len(workloads), 5.6)
-        for row, metric in zip(axes, metrics, strict=True):
-            for axis, workload in zip(row, workloads, strict=True):
-                _slope_panel(axis, frame[frame["metric"] == metric], workload)
-            row[0].set_ylabel(names[metric])
-        seen = estimates.windows(found)
-        lengths = seen[["workload", "input_tokens", "output_tokens"]].drop_duplicates("workload")
-        _tidy(axes, workloads, frame.merge(lengths, on="workload"))
+        figure, _ = small_multiples(names, titles(found, frame), 2.4, draw)
         arm_legend(figure, frame, hollow=False)
     first = frame.iloc[0]
     return Drawn(
@@ -289,16 +326,7 @@ def _slope_panel(axis: Axes, frame: pd.DataFrame, workload: str) -> None:
     bottom = max(min(0.0, lows.min() * 1e3), min(0.0, points.min()) - span)
     axis.set_ylim(bottom - 0.05 * span, min(highs.max() * 1e3, points.max() + span) + 0.08 * span)
     axis.axhline(0, color=INK, linewidth=1, zorder=1)
-    here = frame[frame["workload"] == workload]
-    models = list(dict.fromkeys(frame["model"]))
-    for place, model in enumerate(models):
-        rows = here[here["model"] == model].sort_values("level")
-        if rows.empty:
-            continue
-        style = arm_style(rows["attention"].iloc[0], rows["feed_forward"].iloc[0])
-        x = dodge(rows["level"], place, len(models))
-        axis.plot(x, rows["point"] * 1e3, zorder=3, **style)
-        interval_bars(axis, x, rows, style["color"], 1e3)
+    curves(axis, frame, workload, 1e3, by="model")
 
 
 # --- the cache ------------------------------------------------------------------------------------
@@ -332,8 +360,8 @@ def kv_cache(found: Frames, launches: Sequence[Launch]) -> Drawn:
 def _cache_panel(axis: Axes, frame: pd.DataFrame, what: str, scale: float, label: str) -> None:
     arms = list(dict.fromkeys(frame["arm"]))
     names = frame.drop_duplicates("arm")
-    for row in estimates.rows_of(frame):
-        place, style = arms.index(row.arm), arm_style(row.attention, row.feed_forward)
+    for row in rows_of(frame):
+        place, style = arms.index(row.arm), style_of(row)
         engine, theory = (getattr(row, f"{what}_{side}") / scale for side in ("engine", "theory"))
         axis.plot(theory, place, marker="|", ms=18, mew=2.2, color=INK, linestyle="", zorder=2)
         axis.plot(engine, place, **{**style, "linestyle": "", "ms": 7.5}, zorder=3)
@@ -348,9 +376,7 @@ def _cache_panel(axis: Axes, frame: pd.DataFrame, what: str, scale: float, label
                 size=8.5,
             )
     axis.set_yticks(range(len(arms)))
-    axis.set_yticklabels(
-        [f"{spelled(r.model)}, {r.layers} layers" for r in estimates.rows_of(names)]
-    )
+    axis.set_yticklabels([f"{spelled(r.model)}, {r.layers} layers" for r in rows_of(names)])
     axis.set_ylim(len(arms) - 0.4, -0.6)
     axis.set_xlim(left=0)
     axis.set_xlabel(label)

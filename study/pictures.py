@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import orjson
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
@@ -42,25 +45,46 @@ def overview(found: Frames) -> Drawn:
     frame = overview_frame(found)
     if frame.empty:
         return Drawn(None, frame, "Nothing was asked for: the experiment has no launch.")
-    arms = list(dict.fromkeys(frame["arm"]))
-    blocks = sorted(frame["block"].unique())
+    arms = dict(zip(dict.fromkeys(frame["arm"]), _arm_names(frame), strict=True))
+    blocks = {block: f"block {block + 1}" for block in sorted(frame["block"].unique())}
+    figure = outcome_tiles(frame, ("block", blocks), ("arm", arms), _counted)
+    return Drawn(figure, frame, _overview_caption(frame))
+
+
+def _counted(row: Any) -> str:
+    if not row.valid + row.void:
+        return str(row.outcome)
+    return f"{row.valid} valid" + (f" · {row.void} void" if row.void else "")
+
+
+Side = tuple[str, Mapping[Any, str]]  # a column of the frame, and how each of its values is written
+
+
+def outcome_tiles(
+    frame: pd.DataFrame, across: Side, down: Side, text: Callable[[Any], str], label: str = ""
+) -> Figure:
+    """A tile per row of the frame, coloured by its outcome, with a text of the row."""
+    columns, lines = list(across[1]), list(down[1])
     with look():
-        figure, axes = panels(1, 1, 1.1 + 0.42 * len(arms))
+        figure, axes = panels(1, 1, 1.2 + 0.44 * len(lines))
         axis = axes[0][0]
         for row in estimates.rows_of(frame):
-            _overview_cell(axis, blocks.index(row.block), arms.index(row.arm), row)
-        axis.set_xlim(0, max(len(blocks), 4))  # few blocks do not become banners
-        axis.set_ylim(len(arms), 0)
-        axis.set_xticks([place + 0.5 for place in range(len(blocks))])
-        axis.set_xticklabels([f"block {block + 1}" for block in blocks])
-        axis.set_yticks([place + 0.5 for place in range(len(arms))])
-        axis.set_yticklabels(_arm_names(frame))
+            x, y = columns.index(getattr(row, across[0])), lines.index(getattr(row, down[0]))
+            colour = OUTCOME_COLOUR[row.outcome]
+            axis.add_patch(Rectangle((x + 0.02, y + 0.06), 0.96, 0.88, color=colour, linewidth=0))
+            ink = PAPER if row.outcome in LIGHT_TEXT_ON else INK
+            axis.text(x + 0.5, y + 0.5, text(row), ha="center", va="center", color=ink, size=9)
+        axis.set_xlim(0, max(len(columns), 4))  # few columns do not become banners
+        axis.set_ylim(len(lines), 0)
+        axis.set_xticks([place + 0.5 for place in range(len(columns))], across[1].values())
+        axis.set_yticks([place + 0.5 for place in range(len(lines))], down[1].values())
+        axis.set_xlabel(label, loc="left")
         axis.tick_params(length=0)
         axis.grid(visible=False)
         axis.spines[:].set_visible(False)
         seen = [name for name in OUTCOME_COLOUR if name in set(frame["outcome"])]
         legend(figure, [Patch(color=OUTCOME_COLOUR[name], label=name) for name in seen])
-    return Drawn(figure, frame, _overview_caption(frame))
+    return figure
 
 
 def overview_frame(found: Frames) -> pd.DataFrame:
@@ -81,16 +105,6 @@ def _arm_names(frame: pd.DataFrame) -> list[str]:
     if unique.duplicated(["model", "layers"]).any():  # they differ in something else
         return [str(name) for name in unique["arm"]]
     return [f"{spelled(row.model)}, {row.layers} layers" for row in estimates.rows_of(unique)]
-
-
-def _overview_cell(axis: Axes, column: int, line: int, row: object) -> None:
-    outcome, valid, void = (getattr(row, name) for name in ("outcome", "valid", "void"))
-    colour = OUTCOME_COLOUR[outcome]
-    box = Rectangle((column + 0.02, line + 0.06), 0.96, 0.88, color=colour, linewidth=0)
-    axis.add_patch(box)
-    text = f"{valid} valid" + (f" · {void} void" if void else "") if valid + void else outcome
-    ink = PAPER if outcome in LIGHT_TEXT_ON else INK
-    axis.text(column + 0.5, line + 0.5, text, ha="center", va="center", color=ink, size=9)
 
 
 def _overview_caption(frame: pd.DataFrame) -> str:

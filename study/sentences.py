@@ -281,7 +281,7 @@ def method(name: str, found: Frames, values: Values) -> str:
 def least_label(rows: pd.DataFrame, unit: str = "launches") -> str:
     """`Interval.label` of the row with the smallest n."""
     row = rows.astype({"n": int}).sort_values("n").iloc[0]
-    return stats.Interval("", *(row[name] for name in INTERVAL), unit).label()
+    return stats.Interval("", **{name: row[name] for name in INTERVAL}, unit=unit).label()
 
 
 # --- cache and layers -----------------------------------------------------------------------------

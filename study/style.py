@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -165,16 +165,16 @@ def level_axis(axis: Axes, levels: Sequence[int], label: str = "requests in flig
     axis.grid(visible=False, axis="x")
 
 
-def log_axis(axis: Axes, low: float, high: float) -> None:
-    """A log y axis over [low, high], labelled 1, 2, 5 within a decade; finer where it is narrow."""
-    axis.set_yscale("log")
-    axis.set_ylim(low, high)
+def log_axis(axis: Axes, low: float, high: float, along: Literal["x", "y"] = "y") -> None:
+    """A log axis over [low, high], labelled 1, 2, 5 within a decade; finer where it is narrow."""
+    axis.set(**{f"{along}scale": "log", f"{along}lim": (low, high)})
+    ticks = axis.yaxis if along == "y" else axis.xaxis
     wide, narrow = high / low > 300, high / low < 12
     within_decade = (1,) if wide else (1, 1.5, 2, 3, 5, 7) if narrow else (1, 2, 5)
-    axis.yaxis.set_major_locator(LogLocator(base=10, subs=within_decade))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.yaxis.set_minor_locator(NullLocator())
-    axis.yaxis.set_minor_formatter(NullFormatter())
+    ticks.set_major_locator(LogLocator(base=10, subs=within_decade))
+    ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    ticks.set_minor_locator(NullLocator())
+    ticks.set_minor_formatter(NullFormatter())
 
 
 def log_limits(points: pd.Series, lows: pd.Series, highs: pd.Series) -> tuple[float, float]:
@@ -198,18 +198,31 @@ def dodge(levels: Sequence[int], position: int, of: int) -> list[float]:
 
 
 def interval_bars(
-    axis: Axes, x: Sequence[float], frame: pd.DataFrame, colour: str, scale: float = 1.0
+    axis: Axes,
+    places: Sequence[float],
+    frame: pd.DataFrame,
+    colour: str,
+    scale: float = 1.0,
+    *,
+    lying: bool = False,
 ) -> None:
-    """A bar per row with finite `low` and `high`; an arrow where it leaves the axis."""
-    bottom, top = axis.get_ylim()
-    for place, low, high in zip(x, frame["low"] * scale, frame["high"] * scale, strict=True):
+    """A bar per row with finite `low` and `high`; an arrow where it leaves the axis.
+
+    Bars stand at these places of the x axis, or lie at these of the y axis.
+    """
+    least, most = axis.get_xlim() if lying else axis.get_ylim()
+    arrows = "<>" if lying else "v^"
+    for place, low, high in zip(places, frame["low"] * scale, frame["high"] * scale, strict=True):
         if not (np.isfinite(low) and np.isfinite(high)):
             continue
-        shown = [max(low, bottom), min(high, top)]
-        axis.plot([place, place], shown, color=colour, linewidth=1.4, zorder=2)
-        for beyond, edge, marker in ((low < bottom, bottom, "v"), (high > top, top, "^")):
+        bar = [place, place], [max(low, least), min(high, most)]
+        axis.plot(*(bar[::-1] if lying else bar), color=colour, linewidth=1.4, zorder=2)
+        for beyond, edge, arrow in zip(
+            (low < least, high > most), (least, most), arrows, strict=True
+        ):
             if beyond:
-                axis.plot(place, edge, marker, color=colour, markersize=5, clip_on=False)
+                end = (edge, place) if lying else (place, edge)
+                axis.plot(*end, arrow, color=colour, markersize=5, clip_on=False)
 
 
 def legend(figure: Figure, entries: Sequence[Line2D | Patch]) -> None:
@@ -222,12 +235,15 @@ def legend(figure: Figure, entries: Sequence[Line2D | Patch]) -> None:
 def arm_legend(figure: Figure, arms: pd.DataFrame, *, hollow: bool) -> None:
     """An entry per model, and what hollow means if any point is."""
     entries = [
-        Line2D([], [], label=spelled(str(row.model)), **arm_style(row.attention, row.feed_forward))
+        Line2D([], [], label=spelled(str(row.model)), **style_of(row))
         for row in arms.drop_duplicates("model").itertuples()
     ]
-    if hollow:
-        entries.append(Line2D([], [], label="void window", ls="", **hollow_style(MUTED, "o")))
-    legend(figure, entries)
+    legend(figure, [*entries, *([void_entry()] if hollow else [])])
+
+
+def void_entry() -> Line2D:
+    """What hollow means, for a legend."""
+    return Line2D([], [], label="void window", linestyle="", **hollow_style(MUTED, "o"))
 
 
 def arm_style(attention: object, feed_forward: object) -> dict[str, Any]:
@@ -237,6 +253,11 @@ def arm_style(attention: object, feed_forward: object) -> dict[str, Any]:
         "linestyle": FEED_FORWARD_LINE.get(str(feed_forward), "-"),
         "marker": FEED_FORWARD_MARKER.get(str(feed_forward), "D"),
     }
+
+
+def style_of(row: Any) -> dict[str, Any]:
+    """`arm_style` of a row that names both families."""
+    return arm_style(row.attention, row.feed_forward)
 
 
 def hollow_style(colour: object, marker: object) -> dict[str, Any]:

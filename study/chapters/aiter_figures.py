@@ -21,13 +21,14 @@ from study.frames import Frames
 from study.style import (
     MUTED,
     Drawn,
-    arm_style,
     hollow_style,
     interval_bars,
     legend,
     look,
     panels,
     spelled,
+    style_of,
+    void_entry,
 )
 
 ROW_IN = 2.35
@@ -50,9 +51,9 @@ def by_setting(found: Frames, metric: str) -> Drawn:
         assert grid is not None
         grid.set_width_ratios([len(names) for names in settings])
         for line, (cell, row) in enumerate(zip(cells, axes, strict=True)):
-            here = frame[(frame["workload"] == cell[0]) & (frame["level"] == cell[1])]
+            here = estimates.at(frame, cell)
             _value_limits(row[0], here, words.scale)
-            row[0].set_ylabel(f"{words.name} ({words.unit})\n{cell[0]}, level {cell[1]}")
+            row[0].set_ylabel(f"{words.label}\n{cell[0]}, level {cell[1]}")
             for axis, switch, names in zip(row, shown, settings, strict=True):
                 of = known[known["switch"] == switch]
                 _setting_panel(axis, here, of, names, words.scale)
@@ -112,7 +113,7 @@ def _setting_panel(
         if of.empty:
             _say(axis, place, arm.outcome if arm.outcome != "measured" else "not measured")
             continue
-        _arm_dots(axis, of, place, arm_style(arm.attention, arm.feed_forward), scale)
+        _arm_dots(axis, of, place, style_of(arm), scale)
     axis.set_xlim(-0.6, len(names) - 0.4)
     axis.set_xticks(range(len(names)))
     axis.set_xticklabels([_in_lines(name) for name in names])
@@ -159,9 +160,7 @@ def _in_lines(setting: str) -> str:
 
 def _point_entries(frame: pd.DataFrame) -> list[Line2D | Patch]:
     entries: list[Line2D | Patch] = [
-        Patch(
-            color=arm_style(row.attention, row.feed_forward)["color"], label=spelled(str(row.model))
-        )
+        Patch(color=style_of(row)["color"], label=spelled(str(row.model)))
         for row in rows_of(frame.drop_duplicates("model"))
     ]
     dot: dict[str, Any] = {"linestyle": "", "color": MUTED, "markersize": 5}
@@ -170,13 +169,13 @@ def _point_entries(frame: pd.DataFrame) -> list[Line2D | Patch]:
         Line2D([], [], marker="_", label="geometric mean, interval", **{**dot, "markersize": 13}),
     ]
     if (frame["kind"] == "void window").any():
-        entries.append(Line2D([], [], label="void window", ls="", **hollow_style(MUTED, "o")))
+        entries.append(void_entry())
     return entries
 
 
 def _points_caption(found: Frames, frame: pd.DataFrame, metric: str) -> str:
     words = METRICS[metric]
-    text = f"{words.name} ({words.unit}) by setting. Each dot is one launch, in the order of blocks"
+    text = f"{words.label} by setting. Each dot is one launch, in the order of blocks"
     known = frame[(frame["kind"] == "estimate") & (frame["n"] > 0)]
     text += f"; bars: {interval_words(known)}. " if len(known) else "; no window is valid. "
     void = int((frame["kind"] == "void window").sum())

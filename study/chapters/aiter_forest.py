@@ -15,11 +15,22 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from study import estimates, stats
 from study.chapters import aiter_estimates as switches
 from study.chapters.aiter_estimates import CELL, ENOUGH, HEADLINE, TWICE, left_out, pair_name, why
-from study.estimates import COMPARED, METRICS, rows_of
+from study.estimates import COMPARED, METRICS, of_metrics, rows_of
 from study.figures import interval_words
 from study.frames import Frames
 from study.plan import Launch
-from study.style import GRID, INK, MUTED, Drawn, legend, log_limits, look, panels, spelled
+from study.style import (
+    GRID,
+    INK,
+    MUTED,
+    Drawn,
+    interval_bars,
+    legend,
+    log_limits,
+    look,
+    panels,
+    spelled,
+)
 
 LINE_IN = 0.3
 TICKS = (1, 2, 0.5, 5, 0.2, 10, 0.1, 20, 0.05, 1.5, 0.7, 3, 0.3, 1.2, 0.8, 1.1, 0.9)  # wanted most
@@ -28,12 +39,12 @@ APART = 0.16  # of the axis, that two ticks must be
 
 def ratios(found: Frames, launches: Sequence[Launch]) -> Drawn:
     """Treatment / baseline inside blocks: a line per pair, workload and level; panel per metric."""
-    parts = [switches.ratios(found, launches, metric) for metric in COMPARED]
-    frame = pd.concat(parts, ignore_index=True).assign(kind="estimate")
+    frame = of_metrics(lambda metric: switches.ratios(found, launches, metric))
+    frame = frame.assign(kind="estimate")
     if frame["point"].isna().all():
         return Drawn(None, frame, _nothing_compared(found))
-    each = [switches.block_ratios(found, launches, metric) for metric in COMPARED]
-    frame = pd.concat([frame, *[one.assign(kind="block") for one in each]], ignore_index=True)
+    each = of_metrics(lambda metric: switches.block_ratios(found, launches, metric))
+    frame = pd.concat([frame, each.assign(kind="block")], ignore_index=True)
     lines = _lines(frame)
     with look():
         figure, axes = panels(1, len(COMPARED), 1.5 + LINE_IN * len(lines))
@@ -110,6 +121,8 @@ def _forest(
     low, high = log_limits(frame["point"], frame["low"], frame["high"])
     low, high = min(low, least[0] / 1.1), max(high, least[1] * 1.1)
     places = {line: place for place, line in enumerate(lines)}
+    axis.set_xscale("log")
+    axis.set_xlim(low, high)
     axis.axvline(1, color=INK, linewidth=1, zorder=1)
     for row in rows_of(frame):
         place = places[tuple(getattr(row, key) for key in KEYS)]
@@ -121,9 +134,7 @@ def _forest(
             axis.text(0.02, place, why(row), transform=where, va="center", color=MUTED, size=8)
         else:
             axis.plot(row.point, place, "o", color=colour, zorder=3)
-            _bar(axis, place, (row.low, row.high), (low, high), colour)
-    axis.set_xscale("log")
-    axis.set_xlim(low, high)
+            interval_bars(axis, [place], pd.DataFrame([row._asdict()]), colour, lying=True)
     axis.xaxis.set_major_locator(FixedLocator(_ticks(low, high)))
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_locator(NullLocator())
@@ -131,21 +142,6 @@ def _forest(
     axis.set_yticklabels(list(lines.values()))
     axis.set_ylim(len(lines) - 0.4, -0.6)
     axis.grid(visible=False, axis="y")
-
-
-def _bar(
-    axis: Axes, place: int, limits: tuple[float, float], edges: tuple[float, float], colour: str
-) -> None:
-    if not np.isfinite(limits).all():
-        return
-    shown = [max(limits[0], edges[0]), min(limits[1], edges[1])]
-    axis.plot(shown, [place, place], color=colour, linewidth=1.4, zorder=2)
-    for beyond, edge, marker in (
-        (limits[0] < edges[0], edges[0], "<"),
-        (limits[1] > edges[1], edges[1], ">"),
-    ):
-        if beyond:
-            axis.plot(edge, place, marker, color=colour, markersize=5, clip_on=False)
 
 
 def _ticks(low: float, high: float) -> list[float]:

@@ -28,7 +28,7 @@ from study.chapters.offload_estimates import (
     sources,
 )
 from study.estimates import METRICS, rows_of
-from study.figures import interval_words
+from study.figures import estimate_caption
 from study.style import (
     HOLLOW_FACE,
     INK,
@@ -42,6 +42,7 @@ from study.style import (
     look,
     panels,
     spelled,
+    void_entry,
 )
 
 # Okabe and Ito's, but for the two that stand for attention families elsewhere.
@@ -177,7 +178,7 @@ def _ttft_entries(frame: pd.DataFrame) -> list[Line2D | Patch]:
     if not frame["came_from"].isin(SOURCES).all():
         entries.append(_marker(OTHER_MARKER, "mixed, or not reported"))
     if (frame["kind"] == "void window").any():
-        entries.append(Line2D([], [], label="void", linestyle="", **hollow_style(MUTED, "o")))
+        entries.append(void_entry())
     return entries
 
 
@@ -186,14 +187,7 @@ def _marker(marker: str, label: str) -> Line2D:
 
 
 def _ttft_caption(frame: pd.DataFrame) -> str:
-    known = frame[(frame["kind"] == "estimate") & (frame["n"] > 0)]
-    text = "Median TTFT of each window. "
-    text += (
-        f"Points: geometric means over launches; bars: {interval_words(known)}. An arrow marks a "
-        "bar that leaves the axis."
-        if len(known)
-        else "No valid window, so no estimate."
+    return (
+        f"Median TTFT of each window. {estimate_caption(frame)} An arrow marks a bar that leaves "
+        "the axis. Colour: mode. Shape: where the cache came from, by the engine's counters."
     )
-    void = int((frame["kind"] == "void window").sum())
-    text += f" Hollow: {void} void windows, one point each, in no estimate." if void else ""
-    return f"{text} Colour: mode. Shape: where the cache came from, by the engine's counters."

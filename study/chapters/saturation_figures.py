@@ -18,8 +18,6 @@ from study.chapters.saturation_estimates import (
     knees,
 )
 from study.chapters.saturation_panels import (
-    bar_words,
-    curves,
     fit_words,
     fits,
     gauge_y,
@@ -27,14 +25,11 @@ from study.chapters.saturation_panels import (
     knee_words,
     legend_of,
     levels_x,
-    log_x,
-    log_y,
     path,
     said_above,
-    title_of,
-    void_words,
 )
-from study.estimates import METRICS, Metric, rows_of
+from study.estimates import LIMITS, METRICS, Metric, rows_of
+from study.figures import curves, estimate_caption, log_y, small_multiples, titles
 from study.style import Drawn, log_axis, log_limits, look, panels
 
 SAID_METRICS = {**METRICS, **GAUGES}
@@ -48,32 +43,29 @@ def throughput(part: Part) -> Drawn:
     frame = _with_knees(part, (HEADLINE,), fitted(part).assign(kind="fit"))
     if not (frame["kind"] == "estimate").any():
         return Drawn(None, frame, estimates.NO_WINDOWS)
-    workloads = list(dict.fromkeys(frame["workload"]))
-    known = knees(part)
+    known, headings = knees(part), titles(part.found, frame)
+
+    def draw(axis: Axes, metric: str, workload: str) -> None:
+        log_y(axis, frame[frame["metric"] == metric])
+        curves(axis, frame, workload, joined=False)
+        fits(axis, frame, workload)
+        levels_x(axis, frame)
+        knee_lines(axis, known[known["workload"] == workload], marked=True)
+
     with look():
-        figure, axes = panels(1, len(workloads), 4.3)
-        for axis, workload in zip(axes[0], workloads, strict=True):
-            here = known[known["workload"] == workload]
-            log_y(axis, frame, METRICS[HEADLINE])
-            curves(axis, frame, workload, METRICS[HEADLINE], joined=False)
-            fits(axis, frame, workload)
-            levels_x(axis, frame)
-            knee_lines(axis, here, marked=True)
-            said_above(axis, here, title_of(frame, workload))
-        axes[0][0].set_ylabel("Output throughput (tok/s)")
+        figure, axes = small_multiples({HEADLINE: METRICS[HEADLINE].label}, headings, 3.5, draw)
+        for axis, (workload, heading) in zip(axes[0], headings.items(), strict=True):
+            said_above(axis, known[known["workload"] == workload], heading)
         legend_of(figure, frame, known, marked=True)
-    text = (
-        "Output tokens per second in the steady part. Points: geometric means over launches; bars: "
-        f"{bar_words(frame, HEADLINE)}.{fit_words(known)}"
-    )
-    return Drawn(figure, frame, f"{text} {knee_words(known)}{void_words(frame)}")
+    text = f"Output tokens per second in the steady part. {estimate_caption(frame)}"
+    return Drawn(figure, frame, f"{text}{fit_words(known)} {knee_words(known)}")
 
 
 def latency(part: Part) -> Drawn:
     """Median TTFT and median TPOT against level, with the knees of throughput."""
     metrics = ("ttft_p50_s", "tpot_p50_s")
     said = "Median time to first token and per output token of each window"
-    return _small_multiples(part, metrics, log_y, 2.6, said)
+    return _against_level(part, metrics, _log_y, 2.6, said)
 
 
 def engine(part: Part) -> Drawn:
@@ -84,7 +76,7 @@ def engine(part: Part) -> Drawn:
         "Gauges do not know a request before its first step is over, so running and waiting may "
         f"sum up to less than the level. Thin grey: max_num_seqs, and {CACHE_FULL:.0%} of the cache"
     )
-    return _small_multiples(part, tuple(GAUGES), gauge_y, 1.75, said)
+    return _against_level(part, tuple(GAUGES), gauge_y, 1.75, said)
 
 
 def trade_off(part: Part) -> Drawn:
@@ -94,16 +86,15 @@ def trade_off(part: Part) -> Drawn:
     if frame.empty:
         return Drawn(None, frame, estimates.why_not(part.found, "No window is valid."))
     workloads = list(dict.fromkeys(frame["workload"]))
-    known = knees(part)
+    known, x_ms = knees(part), frame["x_point"] * 1e3
     with look():
         figure, axes = panels(1, len(workloads), 4.0)
         for axis, workload in zip(axes[0], workloads, strict=True):
             for row in rows_of(known[known["workload"] == workload]):
                 here = frame[(frame["arm"] == row.arm) & (frame["workload"] == workload)]
                 path(axis, here.sort_values("level"), row)
-            low, high = log_limits(*(frame[f"y_{side}"] for side in ("point", "low", "high")))
-            log_axis(axis, low, high)
-            log_x(axis, frame)
+            log_axis(axis, *log_limits(*(frame[f"y_{side}"] for side in LIMITS)))
+            log_axis(axis, x_ms.min() / 1.25, x_ms.max() * 1.35, along="x")
             axis.set_xlabel("TPOT, median (ms)")
             axis.set_title(workload)
         axes[0][0].set_ylabel("Output throughput (tok/s)")
@@ -150,7 +141,7 @@ def _pairs(part: Part, metrics: tuple[str, str]) -> pd.DataFrame:
     keys = ["arm", *estimates.FACTORS, "workload", "level"]
     y, x = (
         every[every["metric"] == metric][[*keys, "point", "low", "high"]].rename(
-            columns={name: f"{side}_{name}" for name in ("point", "low", "high")}
+            columns={name: f"{side}_{name}" for name in LIMITS}
         )
         for side, metric in zip("yx", metrics, strict=True)
     )
@@ -163,28 +154,30 @@ def _pairs(part: Part, metrics: tuple[str, str]) -> pd.DataFrame:
 Prepare = Callable[[Axes, pd.DataFrame, Metric], None]
 
 
-def _small_multiples(
+def _log_y(axis: Axes, frame: pd.DataFrame, metric: Metric) -> None:
+    log_y(axis, frame, metric.scale)
+
+
+def _against_level(
     part: Part, metrics: Sequence[str], prepare: Prepare, panel_in: float, said: str
 ) -> Drawn:
     """A row of panels per metric, a column per workload, everything against level."""
     frame = _with_knees(part, metrics)
     if frame.empty:
         return Drawn(None, frame, estimates.NO_WINDOWS)
-    workloads = list(dict.fromkeys(frame["workload"]))
     known = knees(part)
+
+    def draw(axis: Axes, name: str, workload: str) -> None:
+        rows, metric = frame[frame["metric"] == name], SAID_METRICS[name]
+        prepare(axis, rows, metric)
+        curves(axis, rows, workload, metric.scale)
+        levels_x(axis, frame)
+        knee_lines(axis, known[known["workload"] == workload])
+
     with look():
-        figure, axes = panels(len(metrics), len(workloads), 0.9 + panel_in * len(metrics))
-        for row, name in zip(axes, metrics, strict=True):
-            of_metric = frame[frame["metric"] == name]
-            for axis, workload in zip(row, workloads, strict=True):
-                prepare(axis, of_metric, SAID_METRICS[name])
-                curves(axis, of_metric, workload, SAID_METRICS[name])
-                levels_x(axis, frame, label="requests in flight" if row is axes[-1] else "")
-                knee_lines(axis, known[known["workload"] == workload])
-            row[0].set_ylabel(f"{SAID_METRICS[name].name}\n({SAID_METRICS[name].unit})")
-        for axis, workload in zip(axes[0], workloads, strict=True):
-            axis.set_title(title_of(frame, workload))
+        labels = {
+            name: f"{SAID_METRICS[name].name}\n({SAID_METRICS[name].unit})" for name in metrics
+        }
+        figure, _ = small_multiples(labels, titles(part.found, frame), panel_in, draw)
         legend_of(figure, frame, known)
-    bars = "; ".join(dict.fromkeys(bar_words(frame, name) for name in metrics))
-    text = f"{said}. Points: means over launches; bars: {bars}. {knee_words(known)}"
-    return Drawn(figure, frame, text + void_words(frame))
+    return Drawn(figure, frame, f"{said}. {estimate_caption(frame)} {knee_words(known)}")

@@ -13,7 +13,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from study import figures, knee
 from study.chapters.saturation_estimates import CACHE_FULL, CANNOT_JUDGE, NOT_REACHED, REACHED
@@ -22,15 +21,11 @@ from study.style import (
     INK,
     MUTED,
     PAPER,
-    arm_style,
-    dodge,
-    hollow_style,
-    interval_bars,
     legend,
     level_axis,
-    log_axis,
-    log_limits,
     spelled,
+    style_of,
+    void_entry,
 )
 from study.tables import interval
 
@@ -42,42 +37,12 @@ KNEE_LINE: dict[str, Any] = {"linewidth": 1.4, "linestyle": (0, (1, 1.4)), "zord
 KNEE_MARK: dict[str, Any] = {"marker": "D", "markersize": 9, "markeredgecolor": PAPER}
 
 
-def log_y(axis: Axes, frame: pd.DataFrame, metric: Metric) -> None:
-    values = frame[frame["metric"] == metric.column]
-    known = values[values["kind"] == "estimate"]
-    scaled = (rows[name] * metric.scale for rows, name in (
-        (values, "point"), (known, "low"), (known, "high"),
-    ))  # fmt: skip
-    log_axis(axis, *log_limits(*scaled))
-
-
 def gauge_y(axis: Axes, frame: pd.DataFrame, metric: Metric) -> None:
     """Counts and shares from zero, on a linear axis; the cache up to where it is full."""
     top = 100.0 if metric.column == "kv_use_max" else float((frame["point"] * metric.scale).max())
     axis.set_ylim(0, max(1.0, top if np.isfinite(top) else 0.0) * 1.15)
     if metric.column == "kv_use_max":
         axis.axhline(CACHE_FULL * metric.scale, **LIMIT_LINE)
-
-
-def curves(
-    axis: Axes, frame: pd.DataFrame, workload: str, metric: Metric, *, joined: bool = True
-) -> None:
-    """Estimates with their bars, joined in order or not, and void windows; one curve per arm."""
-    here = frame[frame["workload"] == workload]
-    arms = list(dict.fromkeys(frame["arm"]))
-    for place, arm in enumerate(arms):
-        of_arm = here[here["arm"] == arm].sort_values("level")
-        if of_arm.empty:
-            continue
-        style = style_of(of_arm.iloc[0])
-        known = of_arm[of_arm["kind"] == "estimate"]
-        void = of_arm[of_arm["kind"] == "void window"]
-        x, x_void = (dodge(rows["level"], place, len(arms)) for rows in (known, void))
-        line = {} if joined else {"linestyle": ""}
-        axis.plot(x, known["point"] * metric.scale, zorder=3, **{**style, **line})
-        interval_bars(axis, x, known, style["color"], metric.scale)
-        hollow = hollow_style(style["color"], style["marker"])
-        axis.plot(x_void, void["point"] * metric.scale, linestyle="", **hollow)
 
 
 def fits(axis: Axes, frame: pd.DataFrame, workload: str) -> None:
@@ -149,17 +114,6 @@ def _places(named: pd.DataFrame) -> dict[tuple[float, float], list[str]]:
     return places
 
 
-def log_x(axis: Axes, frame: pd.DataFrame) -> None:
-    """TPOT in ms on a log axis, labelled as `style.log_axis` does it upright."""
-    points = frame["x_point"] * 1e3
-    narrow = points.max() / points.min() < 12
-    axis.set_xscale("log")
-    axis.set_xlim(points.min() / 1.25, points.max() * 1.35)
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7) if narrow else (1, 2, 5)))
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    axis.xaxis.set_minor_locator(NullLocator())
-
-
 def levels_x(axis: Axes, frame: pd.DataFrame, label: str = "requests in flight") -> None:
     """The axis of levels, with as many ticks as do not run into each other."""
     measured = frame["kind"].isin(["estimate", "void window"])
@@ -170,17 +124,6 @@ def levels_x(axis: Axes, frame: pd.DataFrame, label: str = "requests in flight")
             ticks.append(level)
     level_axis(axis, ticks, label)
     axis.set_xlim(tested[-1] / 1.5, tested[0] * 1.5)
-
-
-def style_of(row: Any) -> dict[str, Any]:
-    return arm_style(row.attention, row.feed_forward)
-
-
-def title_of(frame: pd.DataFrame, workload: str) -> str:
-    given, made = frame.loc[frame["workload"] == workload, ["input_tokens", "output_tokens"]].iloc[
-        0
-    ]
-    return f"{workload}: {given:,.0f} tokens in, {made:,.0f} out"
 
 
 def legend_of(
@@ -205,7 +148,7 @@ def legend_of(
     if lines and known["max_num_seqs"].min() <= frame["level"].max():
         entries.append(Line2D([], [], label="max_num_seqs", **LIMIT_LINE))
     if "kind" in frame and (frame["kind"] == "void window").any():
-        entries.append(Line2D([], [], label="void window", ls="", **hollow_style(MUTED, "o")))
+        entries.append(void_entry())
     legend(figure, entries)
 
 
@@ -246,13 +189,3 @@ def fit_words(known: pd.DataFrame) -> str:
         return ""
     which = " or ".join(models) + (", whichever fits better" if len(models) > 1 else "")
     return f" Lines: {which}, fitted to the pooled valid windows."
-
-
-def bar_words(frame: pd.DataFrame, metric: str) -> str:
-    known = frame[(frame["kind"] == "estimate") & (frame["metric"] == metric) & (frame["n"] > 0)]
-    return figures.interval_words(known) if len(known) else "none, no window is valid"
-
-
-def void_words(frame: pd.DataFrame) -> str:
-    void = frame[frame["kind"] == "void window"].drop_duplicates(["launch", "workload", "level"])
-    return f" Hollow: {len(void)} void windows, in no estimate." if len(void) else ""
