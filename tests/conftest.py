@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from study import paths
+from study import paths, style
 
 # The same examples every time, and no time limit an example: two busy cores are no bug.
 settings.register_profile("study", deadline=None, derandomize=True)
@@ -22,4 +22,15 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     places |= {"REPORT": "report", "BUILD": "build", "CACHE": ".cache"}
     for name, place in places.items():
         monkeypatch.setattr(paths, name, tmp_path / place)
+    return tmp_path
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where figures and tables are kept: coarse, and without waiting for the disk."""
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
+    monkeypatch.setattr(style, "PNG_DPI", 30)
+    monkeypatch.setattr("os.fsync", lambda _: None)
+    for name in ("FIGURES", "DERIVED", "REPORT"):
+        monkeypatch.setattr(paths, name, tmp_path / name.lower())
     return tmp_path

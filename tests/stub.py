@@ -7,14 +7,16 @@ windows have the real columns, so a change of schema breaks the tests that use t
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, fields
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from study import plan, theory
+from study import plan, same_output, theory
+from study.chapter import Part
 from study.experiment import Arm, Experiment, WindowPlan
 from study.experiments import Architecture
 from study.frames import NOT_MEASURED, Frames
@@ -33,6 +35,8 @@ STEP_S = {"gqa": 0.55e-3, "mla": 0.75e-3}
 STREAM_S = {"gqa": 0.055e-3, "mla": 0.16e-3}
 MIXTURE = 1.25
 Cell = tuple[str, str, int, int]  # arm, workload, level, block
+NOTHING = Frames(pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
+NO_OUTPUTS = pd.DataFrame(columns=[*same_output.COLUMNS, *same_output.HITS])
 
 
 def experiment(**parameters: object) -> Architecture:
@@ -43,6 +47,35 @@ def experiment(**parameters: object) -> Architecture:
 
 def launches(asked: Experiment) -> tuple[Launch, ...]:
     return plan.launches(asked, SETUP)
+
+
+def part(asked: Experiment, found: Frames, outputs: pd.DataFrame = NO_OUTPUTS) -> Part:
+    """The part of an experiment on which these frames were found, without records."""
+    return Part(asked.notebook, asked, launches(asked), found, (), outputs, None)
+
+
+def outputs(
+    found: Frames, answer: Callable[[Any, int, int, str], Mapping[str, Any]], passes: int = 1
+) -> pd.DataFrame:
+    """Three prompts and their twins of every launch that was measured.
+
+    `answer(launch, number, prompt, kind)` gives tokens and logprobs, and hits where there are any.
+    """
+    rows = [
+        {
+            **{name: getattr(launch, name) for name in ("launch", "block", "arm")},
+            "number": number,
+            "prompt": prompt,
+            "kind": kind,
+            "error": "",
+            **dict.fromkeys(same_output.HITS, 0.0),
+            **answer(launch, number, prompt, kind),
+        }
+        for launch in found.launches.itertuples()
+        if launch.outcome in ("measured", "overridden")
+        for number, prompt, kind in product(range(passes), range(3), ("prompt", "twin"))
+    ]
+    return pd.DataFrame(rows, columns=NO_OUTPUTS.columns)
 
 
 def frames(

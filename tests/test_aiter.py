@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import stub
+from telling import only, run_notebook, text_of, untold
 
-from study import paths, same_output, style
-from study.chapter import Part, Shown, Text
+from study import report, style
+from study.chapter import Part, Text
 from study.chapters import (
     aiter,
     aiter_estimates,
@@ -51,12 +51,10 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Setup:
 
 
 @pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tables are written here; figures are made but not saved, which takes long."""
-    monkeypatch.setattr(style, "save", lambda *_: [])
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(paths, "DERIVED", tmp_path / "derived")
-    return tmp_path
+def scratch(kept: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tables are kept; figures are made but not saved, which takes long."""
+    monkeypatch.setattr(style.Drawn, "keep", lambda drawn, _: drawn)
+    return kept
 
 
 def asked_for(**parameters: object) -> Aiter:
@@ -76,32 +74,16 @@ def measured(asked: Aiter, **more: Any) -> Frames:
 
 def planted(found: Frames, value: Callable[[Any], float]) -> Frames:
     """The same frames with a throughput of our own for every window."""
-    windows = found.windows.copy()
-    windows[HEADLINE] = [value(row) for row in windows.itertuples()]
-    return replace(found, windows=windows)
+    values = [value(row) for row in found.windows.itertuples()]
+    return replace(found, windows=found.windows.assign(**{HEADLINE: values}))
 
 
-def part_of(asked: Aiter, found: Frames, outputs: pd.DataFrame | None = None) -> Part:
-    wanted = stub.launches(asked)
-    none = pd.DataFrame(columns=[*same_output.COLUMNS, *same_output.HITS])
+def part_of(asked: Aiter, found: Frames, outputs: pd.DataFrame = stub.NO_OUTPUTS) -> Part:
     records = tuple(
         {"launch": one.id, "compile_cache": {"files": 2 + one.block, "bytes": 2000}}
-        for one in wanted
+        for one in stub.launches(asked)
     )
-    return Part(
-        "50_aiter", asked, wanted, found, records, none if outputs is None else outputs, None
-    )
-
-
-def texts(shown: list[Shown]) -> str:
-    return "\n".join(one.text for one in shown if isinstance(one, Text))
-
-
-def row_of(frame: pd.DataFrame, **wanted: object) -> Any:
-    for name, value in wanted.items():
-        frame = frame[frame[name] == value]
-    assert len(frame) == 1
-    return next(frame.itertuples())
+    return replace(stub.part(asked, found, outputs), records=records)
 
 
 # --- arms, pairs and the family -------------------------------------------------------------------
@@ -157,10 +139,10 @@ def test_a_planted_ratio_and_the_block_noise_that_cancels(engine: Setup) -> None
     block = [0.7, 1.0, 1.4, 0.9]  # a block is slow or fast as a whole: pairing takes it out
     found = planted(measured(asked), lambda r: 1000 * factor.get(r.setting, 1.0) * block[r.block])
     frame = aiter_estimates.ratios(found, stub.launches(asked), HEADLINE)
-    compiled = row_of(frame, setting="compiled", workload="short")
+    compiled = only(frame, setting="compiled", workload="short")
     assert compiled.point == pytest.approx(1.5) and compiled.low == pytest.approx(1.5)
     assert compiled.treatment_point / compiled.baseline_point == pytest.approx(1.5)
-    without = row_of(frame, setting="aiter-without-mla", workload="long")
+    without = only(frame, setting="aiter-without-mla", workload="long")
     assert without.point == pytest.approx(1 / 1.25)
     assert "Bonferroni over 14 comparisons" in without.method
     blocks = aiter_estimates.block_ratios(found, stub.launches(asked), HEADLINE)
@@ -177,14 +159,14 @@ def test_a_planted_spread_comes_back_with_its_interval(engine: Setup) -> None:
         measured(asked), lambda r: 900 * np.exp(noise.get(r.setting, 0.01) * shape[r.block])
     )
     frame = aiter_estimates.spreads(found, stub.launches(asked))
-    row = row_of(frame, setting="aiter-on", workload="short")
+    row = only(frame, setting="aiter-on", workload="short")
     assert row.point == pytest.approx(4)
     assert row.treatment_point == pytest.approx(0.04 * np.sqrt(2.5), rel=2e-3)
     family = aiter_estimates.family(found, stub.launches(asked))
     same = spread_ratio(np.exp(0.04 * shape), np.exp(0.01 * shape), 1 - 0.05 / family)
     assert (row.low, row.high) == pytest.approx((same.low, same.high))
     assert row.confidence == 0.95 and f"Bonferroni over {family} comparisons" in row.method
-    assert row_of(frame, setting="aiter-without-mla", workload="short").point == pytest.approx(0.25)
+    assert only(frame, setting="aiter-without-mla", workload="short").point == pytest.approx(0.25)
 
 
 def test_what_chance_alone_gives_is_what_chance_gives() -> None:
@@ -202,7 +184,7 @@ def test_void_windows_are_in_no_estimate_and_still_in_the_figure(engine: Setup) 
     found = measured(asked, void=void)
     found = planted(found, lambda r: 9e9 if r.verdict == "void" else 1000.0)
     frame = aiter_estimates.ratios(found, stub.launches(asked), HEADLINE)
-    row = row_of(frame, setting="compiled", workload="long")
+    row = only(frame, setting="compiled", workload="long")
     assert (row.n, row.dropped, row.point) == (2, 1, pytest.approx(1))
     drawn = aiter_figures.points(found, HEADLINE)
     counts = drawn[(drawn["setting"] == "compiled") & (drawn["workload"] == "long")]["kind"]
@@ -264,33 +246,21 @@ def test_a_start_stands_beside_the_compile_cache_that_it_found(engine: Setup) ->
 # --- same output ----------------------------------------------------------------------------------
 
 
-def outputs(asked: Aiter, change: Mapping[str, float]) -> pd.DataFrame:
-    """Three prompts and their twins per launch; `change` is added to an arm's log-probability."""
-    rows = [
-        {
-            "launch": one.id,
-            "block": one.block,
-            "arm": one.arm.name,
-            "number": 0,
-            "prompt": prompt,
-            "kind": kind,
-            "error": "",
-            **dict.fromkeys(same_output.HITS, 0.0),
-            "tokens": [1, 2, 3] if kind == "prompt" else [4, 5, 6],
-            "logprobs": [-1.0 - (kind == "twin") + change.get(one.arm.name, 0.0)] * 3,
-        }
-        for one in stub.launches(asked)
-        for prompt in range(3)
-        for kind in ("prompt", "twin")
-    ]
-    return pd.DataFrame(rows)
+def outputs(found: Frames, change: Mapping[str, float]) -> pd.DataFrame:
+    """`change` is added to the log-probabilities of an arm."""
+
+    def answer(launch: Any, number: int, prompt: int, kind: str) -> Mapping[str, Any]:
+        value = -1.0 - (kind == "twin") + change.get(launch.arm, 0.0)
+        return {"tokens": [1, 2, 3] if kind == "prompt" else [4, 5, 6], "logprobs": [value] * 3}
+
+    return stub.outputs(found, answer)
 
 
 def test_a_setting_that_computes_something_else_is_named(engine: Setup) -> None:
     engine("cpu")
     asked = asked_for(switches=["compile", "kv_split"])
-    made = outputs(asked, {"gqa-dense-no-kv-split": 0.5})
-    part = part_of(asked, measured(asked), made)
+    found = measured(asked)
+    part = part_of(asked, found, outputs(found, {"gqa-dense-no-kv-split": 0.5}))
     judged = {one.treatment: one.judgement.verdict for one in aiter_estimates.agreements(part)}
     assert judged["gqa-dense-no-kv-split"] == "fail"
     assert judged["gqa-dense-compiled"] != "fail"
@@ -300,6 +270,10 @@ def test_a_setting_that_computes_something_else_is_named(engine: Setup) -> None:
 
 # --- the chapter, whatever was measured -----------------------------------------------------------
 
+EVERY_ARM = [arm.name for arm in asked_for().arms()]
+ON_CPU = [f"gqa-dense-{name}" for name in ("eager", "compiled", "kv-split", "no-kv-split")]
+REFUSED = dict.fromkeys(EVERY_ARM, "ValueError: no 7")
+VOID = list(product(ON_CPU, ["short"], [4], range(3)))
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "cpu": ("cpu", {}, {}),
     "cuda": ("cuda", {}, {}),
@@ -311,23 +285,9 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "rocm, five launches": ("rocm", {"launches": 5}, {}),
     "one block": ("cpu", {"launches": 1}, {}),
     "equal values": ("cpu", {}, {"noise": 0.0}),
-    "all void": (
-        "cpu",
-        {},
-        {
-            "void": [
-                (f"gqa-dense-{name}", "short", 4, block)
-                for name in ("eager", "compiled", "kv-split", "no-kv-split")
-                for block in range(3)
-            ]
-        },
-    ),
-    "all rejected": (
-        "rocm",
-        {"launches": 1},
-        {"rejected": {arm.name: "ValueError: no 7" for arm in asked_for().arms()}},
-    ),
-    "nothing": ("cpu", {}, {"not_measured": [arm.name for arm in asked_for().arms()]}),
+    "all void": ("cpu", {}, {"void": VOID}),
+    "all rejected": ("rocm", {"launches": 1}, {"rejected": REFUSED}),
+    "nothing": ("cpu", {}, {"not_measured": EVERY_ARM}),
     "only aiter on a cpu": ("cpu", {"switches": ["aiter"]}, {}),
 }
 
@@ -342,26 +302,19 @@ def test_every_number_is_in_the_values_and_all_can_be_shown(
     part, values = part_of(asked, measured(asked, **more)), Values()
     shown = [*aiter.summary(part, values), *aiter.results(part, values)]
     for one in shown:
-        if isinstance(one, Text):
-            assert one.text.strip()
-        else:
-            assert one.caption.strip()
+        assert (one.text if isinstance(one, Text) else one.caption).strip()
         if isinstance(one, Table):
             assert one._repr_html_().strip()
             assert not (one.shown.drop(columns="reason", errors="ignore") == "").any(axis=None)
-    text = texts(shown)
+    text = text_of(shown)
     assert len(text) > 300 and "nan" not in text.lower().replace("nano", "")
-    for entry in sorted((str(e["text"]) for e in values.known.values()), key=len, reverse=True):
-        text = text.replace(entry, "")
-    assert re.findall(r"\d[\d.,]*", text) == []
+    assert untold(text, values) == []
 
 
 def test_no_launch_at_all_can_be_told(scratch: Path) -> None:
-    empty = Frames(pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
-    asked = asked_for()
-    part = replace(part_of(asked, empty), launches=())
+    part = replace(part_of(asked_for(), stub.NOTHING), launches=())
     shown = [*aiter.summary(part, Values()), *aiter.results(part, Values())]
-    assert "Not measured" in texts(shown)
+    assert "Not measured" in text_of(shown)
 
 
 # --- AITER ----------------------------------------------------------------------------------------
@@ -374,20 +327,19 @@ def test_where_aiter_cannot_be_had_no_number_claims_it(
     engine(kind)
     asked = asked_for(**SHORT)
     part, values = part_of(asked, measured(asked)), Values()
-    text = texts([*aiter.summary(part, values), *aiter.results(part, values)])
+    text = text_of([*aiter.summary(part, values), *aiter.results(part, values)])
     assert "AITER is **not applicable** on this platform" in text
     assert f"is built for {kind}" in text and aiter_sentences.COMMAND in text
     assert "exists on cpu only" not in text  # that is the reason of another switch
     about = [key for key in values.known if ".aiter" in key]
     assert set(about) == {"aiter.aiter.asked", "aiter.aiter.reason", "aiter.aiter.command"}
-    frames = [
+    for frame in (
         aiter_figures.points(part.found, HEADLINE),
         aiter_forest.ratios(part.found, part.launches).frame,
         aiter_forest.spreads(part.found, part.launches).frame,
         aiter_tables.comparisons(part.found, part.launches).data,
         aiter_tables.spreads(part.found, part.launches).data,
-    ]
-    for frame in frames:
+    ):
         assert len(frame) and "aiter" not in set(frame["switch"])
     drawn = aiter_figures.by_setting(part.found, HEADLINE)
     assert "AITER: not applicable" in drawn.caption and drawn.figure is not None
@@ -402,7 +354,7 @@ def test_on_rocm_every_part_is_told_and_what_was_refused_is_named(
     asked = asked_for(launches=5, **SHORT)
     refused = {"gqa-dense-aiter-without-mla": "ValueError: no"}
     part, values = part_of(asked, measured(asked, rejected=refused)), Values()
-    summary, results = texts(aiter.summary(part, values)), texts(aiter.results(part, values))
+    summary, results = text_of(aiter.summary(part, values)), text_of(aiter.results(part, values))
     said = summary + results
     assert "not applicable" not in said
     assert "Of 7 AITER arms asked for, 6 were measured" in said
@@ -452,24 +404,8 @@ def test_the_notebook_runs_whatever_was_measured(
     engine(kind)
     asked = asked_for(**SHORT, **parameters)
     part = part_of(asked, measured(asked, **more))
-    monkeypatch.setattr(paths, "FIGURES", scratch / "figures")
-    monkeypatch.setattr("study.run.run_experiment", lambda _: part.launches)
-    monkeypatch.setattr("study.chapter.read", lambda *_: part)
-    monkeypatch.setattr("study.plan.setup", lambda: stub.SETUP)
-    reader: Any = nbformat
-    content = reader.read(paths.NOTEBOOKS / "50_aiter.ipynb", as_version=4)
-    shown: list[Shown] = []
-    namespace: dict[str, Any] = {}
-    for cell in content.cells:
-        if cell.cell_type != "code":
-            continue
-        exec(compile(cell.source, "cell", "exec"), namespace)
-        namespace["display"] = shown.append
-        if "parameters" in cell.metadata.get("tags", []):  # what papermill would inject
-            namespace |= {"launches": 3, "switches": ALL, **SHORT}
-    assert namespace["experiment"] == asked
-    assert "AITER is **not applicable**" in texts(shown)
-    assert "50_aiter-same-output.csv" in namespace["report"].written("50_aiter").text
+    assert "AITER is **not applicable**" in text_of(run_notebook(part, monkeypatch))
+    assert "50_aiter-same-output.csv" in report.written("50_aiter").text
 
 
 def test_the_command_for_a_rocm_node_is_one_that_the_study_takes() -> None:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import stub
+from telling import rendered, run_notebook, text_of, untold
 
-from study import paths, same_output, style
-from study.chapter import Part, Text
+from study import paths, style
+from study.chapter import Text
 from study.chapters import block_size as chapter
 from study.chapters import block_size_estimates as sizes
 from study.chapters import block_size_figures as figures
@@ -29,9 +29,6 @@ from study.stats import mean_interval_log
 from study.style import Drawn
 
 NO = "ValueError: No common block size for {} (CPU_ATTN: [MultipleOf(32)])."
-NOTEBOOK = paths.NOTEBOOKS / "30_block_size.ipynb"
-NO_OUTPUTS = pd.DataFrame(columns=[*same_output.COLUMNS, *same_output.HITS])
-EMPTY = Frames(pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
 Said = Mapping[str, Mapping[str, str]]
 
 
@@ -73,10 +70,6 @@ def settled(frames: Frames) -> Frames:
     return Frames(rows, frames.windows[~gone], frames.judgements)
 
 
-def part(asked: BlockSize, frames: Frames, outputs: pd.DataFrame = NO_OUTPUTS) -> Part:
-    return Part("30_block_size", asked, stub.launches(asked), frames, (), outputs, None)
-
-
 ASKED = experiment()
 WHOLE = settled(found(ASKED))
 ONCE = experiment(launches=1)
@@ -95,30 +88,17 @@ CASES: dict[str, tuple[BlockSize, Frames]] = {
     "not measured": (ASKED, found(ASKED, rejected={}, not_measured=EVERY_ARM)),
     "all void": (
         ASKED,
-        found(
-            ASKED,
-            void=[(a, w, 4, b) for a in EVERY_ARM for w in ("short", "long") for b in range(3)],
-        ),
+        found(ASKED, void=list(product(EVERY_ARM, ("short", "long"), (4,), range(3)))),
     ),
     "several levels": (experiment(levels=[1, 16]), found(experiment(levels=[1, 16]))),
-    "no launch": (ASKED, EMPTY),
+    "no launch": (ASKED, stub.NOTHING),
 }
-
-
-@pytest.fixture
-def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(style, "PNG_DPI", 30)  # quick
-    for name in ("FIGURES", "DERIVED"):
-        monkeypatch.setattr(paths, name, tmp_path / name.lower())
-    return tmp_path
 
 
 @cache
 def summary(case: str) -> tuple[str, Values]:
     values = Values()
-    shown = chapter.summary(part(*CASES[case]), values)
-    return "\n".join(one.text for one in shown if isinstance(one, Text)), values
+    return text_of(chapter.summary(stub.part(*CASES[case]), values)), values
 
 
 # --- what the engine answered ---------------------------------------------------------------------
@@ -282,57 +262,44 @@ def test_capacity_counts_whole_blocks() -> None:
     assert set(short["request_tokens"]) == {128 + 64}
     assert short["taken_tokens"].to_dict() == {16: 192, 32: 192, 64: 192, 128: 256}
     assert short["requests"][128] == short["tokens"][128] // 256
-    text = chapter.capacity(part(ASKED, WHOLE), Values())
+    text = chapter.capacity(stub.part(ASKED, WHOLE), Values())
     assert "a request of `short` (192 tokens) fills 256 at 128" in text
 
 
 def test_a_capacity_that_differs_is_said_per_size() -> None:
     said = {"gqa-dense-block128": {"kv_cache_tokens": "400000"}}
     values = Values()
-    text = chapter.capacity(part(ASKED, found(ASKED, said)), values)
+    text = chapter.capacity(stub.part(ASKED, found(ASKED, said)), values)
     assert "400\u202f000 tokens at 128" in text
     assert values.known["block_size.capacity.gqa-dense.tokens.2"]["value"] == 400000
 
 
-def outputs(arms: list[str], odd: str = "") -> pd.DataFrame:
-    """Outputs of two blocks; the same for all arms but the odd one."""
-    rows = []
-    for block, arm, place in [(b, a, p) for b in range(2) for a in arms for p in range(6)]:
-        random = np.random.default_rng([block, place])
+def outputs(odd: str = "") -> pd.DataFrame:
+    """Of two blocks; the same for all arms of a block but the odd one."""
+
+    def answer(launch: Any, number: int, prompt: int, kind: str) -> Mapping[str, Any]:
+        random = np.random.default_rng([launch.block, prompt, kind == "twin"])
         tokens, logprobs = random.integers(0, 512, 8), -3.5 + random.normal(0, 0.5, 8)
-        rows.append(
-            {
-                "launch": f"{arm}-{block}",
-                "block": block,
-                "arm": arm,
-                "number": 0,
-                "prompt": place // 2,
-                "kind": ("prompt", "twin")[place % 2],
-                "tokens": tokens.tolist(),
-                "logprobs": (logprobs + (arm == odd)).tolist(),
-                "error": "",
-                **dict.fromkeys(same_output.HITS, 0.0),
-            }
-        )
-    return pd.DataFrame(rows)
+        return {"tokens": tokens.tolist(), "logprobs": (logprobs + (launch.arm == odd)).tolist()}
+
+    made = stub.outputs(WHOLE, answer)
+    return made[made["block"] < 2]
 
 
 def test_outputs_are_compared_between_accepted_sizes_and_with_overridden_arms() -> None:
-    agreed = sizes.agreements(WHOLE, outputs(EVERY_ARM, odd="mla-dense-block64"))
+    agreed = sizes.agreements(WHOLE, outputs(odd="mla-dense-block64"))
     pairs = {(one.treatment, one.baseline): one.judgement.verdict for one in agreed}
     gqa = {(f"gqa-dense-block{n}", "gqa-dense-block32"): "pass" for n in (64, 128)}
     mla = {(f"mla-dense-block{n}", "mla-dense-block16"): "pass" for n in (1, 32, 128)}
     assert pairs == {**gqa, **mla, ("mla-dense-block64", "mla-dense-block16"): "fail"}
-    text = chapter.outputs(
-        part(ASKED, WHOLE, outputs(EVERY_ARM, odd="mla-dense-block64")), Values()
-    )
+    text = chapter.outputs(stub.part(ASKED, WHOLE, outputs(odd="mla-dense-block64")), Values())
     assert text.startswith("- 5 of 6 pairs of arms give the same output: 0 of 30 prompts")
     assert text.count("\n- ") == 1 and "- *fail*: mla-dense-block64 against" in text
 
 
 def test_without_the_size_that_ran_an_overridden_arm_has_nobody_to_agree_with() -> None:
     asked = experiment(block_sizes=[1, 32, 64])
-    agreed = sizes.agreements(found(asked), NO_OUTPUTS)
+    agreed = sizes.agreements(found(asked), stub.NO_OUTPUTS)
     assert [(one.treatment, one.baseline) for one in agreed] == [
         ("gqa-dense-block64", "gqa-dense-block32")
     ]
@@ -345,18 +312,15 @@ def test_without_the_size_that_ran_an_overridden_arm_has_nobody_to_agree_with() 
 def test_every_number_of_the_text_is_in_the_values(case: str) -> None:
     text, values = summary(case)
     assert len(text) > 100
-    known = sorted((str(entry["text"]) for entry in values.known.values()), key=len)
-    for number in reversed(known):
-        text = text.replace(number, "")
-    assert re.findall(r"\d[\d.,]*", text) == []
+    assert untold(text, values) == []
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_there_is_a_figure_or_the_reason_why_not(
     case: str, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(style, "save", lambda *_: [])  # drawn below
-    shown = chapter.results(part(*CASES[case]), Values())
+    monkeypatch.setattr(style.Drawn, "keep", lambda drawn, _: drawn)  # drawn below
+    shown = chapter.results(stub.part(*CASES[case]), Values())
     drawn = [one for one in shown if isinstance(one, Drawn)]
     nothing = {"no launch": 5, "rejected": 4, "not measured": 4, "all void": 1}
     assert sum(one.figure is None for one in drawn) == nothing.get(case, 0)
@@ -367,9 +331,8 @@ def test_there_is_a_figure_or_the_reason_why_not(
 
 @pytest.mark.parametrize("case", ["one block", "not measured"])
 def test_what_is_shown_is_kept(case: str, kept: Path) -> None:
-    for one in chapter.results(part(*CASES[case]), Values()):
-        html = one._repr_markdown_() if isinstance(one, Text) else one._repr_html_()
-        assert html.strip()
+    for one in chapter.results(stub.part(*CASES[case]), Values()):
+        assert rendered(one).strip()
     tables_of = {path.stem for path in (kept / "derived").iterdir()}
     assert tables_of == {
         f"30_block_size-{name}"
@@ -428,18 +391,5 @@ def test_the_notebook_runs_whatever_was_measured(
     case: str, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of its cells, on stub frames in place of a measurement."""
-    asked, frames = CASES[case]
-    monkeypatch.setattr("study.run.run_experiment", lambda _: stub.launches(asked))
-    monkeypatch.setattr("study.plan.setup", lambda: stub.SETUP)
-    monkeypatch.setattr("study.chapter.read", lambda *_: part(asked, frames))
-    shown: list[object] = []
-    namespace: dict[str, Any] = {}
-    reader: Any = nbformat
-    for cell in reader.read(NOTEBOOK, as_version=4).cells:
-        if cell.cell_type == "code":
-            exec(compile(cell.source, "cell", "exec"), namespace)
-            namespace["display"] = lambda *items: shown.extend(items)
-        if "parameters" in cell.metadata.get("tags", []):
-            namespace["launches"] = 3
-    assert len(shown) > 10
+    assert len(run_notebook(stub.part(*CASES[case]), monkeypatch)) > 10
     assert {path.suffix for path in paths.FIGURES.iterdir()} == {".svg", ".png", ".csv"}

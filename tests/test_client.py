@@ -294,8 +294,7 @@ def test_a_dead_server_stops_the_load_after_twenty_refusals() -> None:
 
 def test_a_failing_slot_backs_off() -> None:
     with serve(fault="http=500") as base_url:
-        asked = load(base_url, concurrency=2, min_s=0.1, min_latencies=1, max_s=0.5)
-        recording = run_inline(asked)
+        recording = run_inline(load(base_url, concurrency=2, min_s=0.1, min_latencies=1, max_s=0.5))
     assert 4 <= len(recording.requests) <= 2 * 11
 
 

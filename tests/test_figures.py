@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from study import estimates, figures, ledgers, paths, pictures, stats, style, tables
+from study import estimates, figures, ledgers, paths, pictures, stats, tables
 from study.frames import Frames
 from study.plan import Launch
 from study.style import HOLLOW_FACE, Drawn, spelled
@@ -24,7 +23,6 @@ from study.tables import Table
 
 TWO_DEPTHS = stub.experiment(depths=[4, 8], levels=[1, 4, 16])
 VOID = [("mla-moe-4", "long", 4, block) for block in range(3)] + [("gqa-dense-4", "short", 1, 0)]
-EMPTY = Frames(pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
 
 Drawing = Callable[[Frames, tuple[Launch, ...]], Drawn]
 DRAWINGS: dict[str, Drawing] = {
@@ -60,15 +58,6 @@ def launches() -> tuple[Launch, ...]:
     return stub.launches(TWO_DEPTHS)
 
 
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(style, "PNG_DPI", 40)  # quick
-    for name in ("FIGURES", "DERIVED", "REPORT"):
-        monkeypatch.setattr(paths, name, tmp_path / name.lower())
-    return tmp_path
-
-
 def _with_void_values(found: Frames, value: float) -> Frames:
     """The same frames, but the void windows measured something else."""
     windows = found.windows.copy()
@@ -80,7 +69,7 @@ def _with_void_values(found: Frames, value: float) -> Frames:
 # --- every figure ---------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("scratch")
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_a_figure_is_kept_with_the_frame_it_drew(
     name: str, whole: Frames, launches: tuple[Launch, ...]
@@ -101,13 +90,13 @@ def test_the_same_data_give_the_same_bytes(
     assert first == second
 
 
-@pytest.mark.usefixtures("scratch")
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("name", DRAWINGS)
 def test_a_figure_without_data_says_so_and_leaves_no_stale_file(name: str) -> None:
     paths.FIGURES.mkdir()
     stale = paths.FIGURES / f"{name}.svg"
     stale.write_text("from an earlier run")
-    drawn = DRAWINGS[name](EMPTY, ()).keep(name)
+    drawn = DRAWINGS[name](stub.NOTHING, ()).keep(name)
     assert drawn.figure is None and drawn.caption
     assert drawn.caption in drawn._repr_html_()
     assert not stale.exists()
@@ -244,7 +233,7 @@ def test_a_launch_without_outcome_is_unaccounted(launches: tuple[Launch, ...]) -
 # --- tables ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("scratch")
+@pytest.mark.usefixtures("kept")
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_is_kept_with_its_numbers(
     name: str, whole: Frames, launches: tuple[Launch, ...]
@@ -257,7 +246,7 @@ def test_a_table_is_kept_with_its_numbers(
 
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_of_nothing_says_so(name: str) -> None:
-    table = TABLES[name](EMPTY, ())
+    table = TABLES[name](stub.NOTHING, ())
     assert table.caption
     assert table.caption in table._repr_html_()
 
@@ -303,7 +292,7 @@ def test_confounds_come_from_what_the_engine_reports(
     assert "KV block size" not in set(ledgers.confounds(same, launches).data["confound"])
 
 
-@pytest.mark.usefixtures("scratch")
+@pytest.mark.usefixtures("kept")
 def test_the_setup_shows_no_folder_of_this_machine(launches: tuple[Launch, ...]) -> None:
     record = {"command": f"A=1 python --model {paths.ROOT}/.cache/x", "source": {"commit": "abc"}}
     shown = ledgers.setup(TWO_DEPTHS, launches, [record]).shown
@@ -347,4 +336,4 @@ def test_the_timeline_draws_the_steady_part_of_the_real_rule() -> None:
 
 def test_no_window_no_timeline() -> None:
     assert pictures.timeline(None).figure is None
-    assert pictures.example(EMPTY) is None
+    assert pictures.example(stub.NOTHING) is None

@@ -10,8 +10,9 @@ from typing import Any
 import nbformat
 import pytest
 import stub
+from telling import run_notebook
 
-from study import paths, style
+from study import paths
 from study.experiment import Workload
 from study.experiments import EXPERIMENTS
 
@@ -182,30 +183,14 @@ def test_expectation_comes_before_the_cell_and_reading_after(notebook: tuple[str
 
 @pytest.mark.parametrize("case", ["rejected and void", "nothing measured"])
 def test_the_architecture_notebook_runs_whatever_was_measured(
-    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of its cells, on stub frames in place of a measurement."""
     asked = stub.experiment(depths=[4, 8])
     frames = stub.frames(asked, rejected={"mla-moe-8": "ValueError: no"}, void=STUB_VOID)
     if case == "nothing measured":
         frames = stub.frames(asked, not_measured=[arm.name for arm in asked.arms()])
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(paths, "FIGURES", tmp_path / "figures")
-    monkeypatch.setattr(paths, "DERIVED", tmp_path / "derived")
-    monkeypatch.setattr(style, "PNG_DPI", 40)  # quick
-    monkeypatch.setattr("study.run.run_experiment", lambda _: stub.launches(asked))
-    monkeypatch.setattr("study.frames.read", lambda _: frames)
-    reader: Any = nbformat
-    content = reader.read(paths.NOTEBOOKS / "20_architecture.ipynb", as_version=4)
-    shown: list[object] = []
-    namespace: dict[str, Any] = {}
-    for cell in _code(content):
-        exec(compile(cell.source, "cell", "exec"), namespace)
-        namespace["display"] = lambda *items: shown.extend(items)
-        if cell in _parameters(content):  # what papermill would inject
-            namespace |= {"launches": 3, "depths": [4, 8], "levels": [1, 4, 16]}
-            namespace |= {"slope_levels": [1, 16]}
-    assert len(shown) > 10
+    assert len(run_notebook(stub.part(asked, frames), monkeypatch)) > 10
     assert {path.suffix for path in paths.FIGURES.iterdir()} == {".svg", ".png", ".csv"}
 
 

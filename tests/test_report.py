@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,16 +11,14 @@ import orjson
 import pandas as pd
 import pytest
 import stub
+from telling import digits_typed, rendered, text_of, untold
 
-from study import figures, paths, report, same_output, sentences, style
-from study.chapter import Part, Text
+from study import figures, report, sentences
 from study.errors import StudyError
 from study.frames import Frames
 from study.sentences import Values
 
 ASKED = stub.experiment(depths=[4, 8])
-EMPTY = Frames(pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
-NO_OUTPUTS = pd.DataFrame(columns=[*same_output.COLUMNS, *same_output.HITS])
 REFUSAL = (
     "ValueError: To serve at least one request with the model's max seq len (4096), (0.5 GiB KV "
     "cache is needed, which is larger than the available KV cache memory (0.25 GiB). Try "
@@ -33,22 +29,12 @@ FOUND = {
     "void": stub.frames(ASKED, void=[("mla-moe-4", "long", 16, block) for block in range(3)]),
     "rejected": stub.frames(ASKED, rejected={"mla-dense-4": REFUSAL}),
     "nothing": stub.frames(ASKED, not_measured=[arm.name for arm in ASKED.arms()]),
-    "no launch": EMPTY,
+    "no launch": stub.NOTHING,
 }
 
 
 def _study(found: Frames) -> report.Study:
-    part = Part("20_architecture", ASKED, stub.launches(ASKED), found, (), NO_OUTPUTS, None)
-    return report.Study("smoke", "A stub.", (part,))
-
-
-@pytest.fixture
-def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(paths, "ROOT", tmp_path)
-    monkeypatch.setattr(style, "PNG_DPI", 40)  # quick
-    for name in ("FIGURES", "DERIVED", "REPORT"):
-        monkeypatch.setattr(paths, name, tmp_path / name.lower())
-    return tmp_path
+    return report.Study("smoke", "A stub.", (stub.part(ASKED, found),))
 
 
 # --- sentences ------------------------------------------------------------------------------------
@@ -58,38 +44,13 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_every_number_of_the_text_is_in_the_values(case: str) -> None:
     study = _study(FOUND[case])
     sections = [*report.summary(study), *report.rerun(study)]
-    text = "\n".join(shown.text for shown in sections if isinstance(shown, Text))
+    text = text_of(sections)
     text += sentences.refusals("architecture", FOUND[case], study.values)
-    assert len(text) > 200
-    known = sorted((str(entry["text"]) for entry in study.values.known.values()), key=len)
-    for number in reversed(known):
-        text = text.replace(number, "")
-    assert re.findall(r"\d[\d.,]*", text) == []
+    assert len(text) > 200 and untold(text, study.values) == []
 
 
 def test_no_digit_is_typed_in_a_sentence() -> None:
-    tree = ast.parse(Path(sentences.__file__).read_text())
-    docstrings = {
-        ast.get_docstring(node, clean=False)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-    }
-    formats = {  # how to write a number is no number
-        id(part)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FormattedValue) and node.format_spec
-        for part in ast.walk(node.format_spec)
-    }
-    typed = [
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and node.value not in docstrings
-        and id(node) not in formats
-        and re.search(r"\d", re.sub(r"[a-z]\w*", "", node.value))  # tpot_p50_s is a name
-    ]
-    assert typed == []
+    assert digits_typed(sentences, names=True) == []
 
 
 def test_a_key_means_one_number() -> None:
@@ -136,7 +97,7 @@ def test_refusals_are_in_the_engines_own_words() -> None:
 
 
 @pytest.mark.parametrize("case", FOUND)
-def test_every_section_can_be_shown_whatever_was_measured(case: str, scratch: Path) -> None:
+def test_every_section_can_be_shown_whatever_was_measured(case: str, kept: Path) -> None:
     study = _study(FOUND[case])
     for section in (
         report.summary, report.setting, report.a_window, report.measured, report.results,
@@ -145,10 +106,9 @@ def test_every_section_can_be_shown_whatever_was_measured(case: str, scratch: Pa
         shown = section(study)
         assert shown
         for one in shown:
-            text = one._repr_markdown_() if isinstance(one, Text) else one._repr_html_()
-            assert text.strip()
+            assert rendered(one).strip()
     report.write_values(study)
-    written = orjson.loads((scratch / "report" / "values.json").read_bytes())
+    written = orjson.loads((kept / "report" / "values.json").read_bytes())
     assert set(written["values"]) == set(study.values.known)
     assert "20_architecture-results.csv" in report.written("20_architecture").text
 

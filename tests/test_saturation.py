@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import stub
+from telling import digits_typed, rendered, run_notebook, text_of, untold
 
-from study import paths, same_output, style
+from study import style
 from study.chapter import Part, Text
 from study.chapters import saturation, saturation_figures, saturation_panels
 from study.chapters.saturation_estimates import beyond, fitted, knees, limits
 from study.experiments import Saturation
-from study.frames import Frames
 from study.sentences import Values
 
 Curve = Callable[[Any], Any]
@@ -67,32 +66,21 @@ def part(
         verdict=np.where(is_void, "void", "valid"),
         reasons=np.where(is_void, "The level was not reached.", ""),
     )
-    found = Frames(known.launches, seen, known.judgements)
-    return of(asked, found)
-
-
-def of(asked: Saturation, found: Frames) -> Part:
-    """The part of an experiment with these frames."""
-    outputs = pd.DataFrame(columns=[*same_output.COLUMNS, *same_output.HITS])
-    return Part("60_saturation", asked, stub.launches(asked), found, (), outputs, None)
+    return stub.part(asked, replace(known, windows=seen))
 
 
 def with_gauges(one: Part, **gauges: float) -> Part:
     """The same with other gauges in every window."""
-    found = one.found
-    return of(
-        one.experiment,  # type: ignore[arg-type]
-        Frames(found.launches, found.windows.assign(**gauges), found.judgements),
-    )
+    found = replace(one.found, windows=one.found.windows.assign(**gauges))
+    return replace(one, found=found)
 
 
 def not_there(**how: Any) -> Part:
     asked = Saturation.of({"launches": 2, "depths": [4]})
-    return of(asked, stub.frames(asked, **how))
+    return stub.part(asked, stub.frames(asked, **how))
 
 
 GQA, MLA = "gqa-dense-4", "mla-dense-4"
-NOTHING = Frames(pd.DataFrame(), pd.DataFrame(), pd.DataFrame())
 PARTS = {
     "cap": part(cap),
     "linear": part(linear),
@@ -107,7 +95,7 @@ PARTS = {
     "no gauges": with_gauges(part(cap), running_mean=np.nan, kv_use_max=np.nan),
     "rejected": not_there(rejected={MLA: "ValueError: no `MLA` in 0.1"}),
     "not measured": not_there(not_measured=[GQA, MLA]),
-    "nothing found": of(Saturation.of({"depths": [4]}), NOTHING),
+    "nothing found": stub.part(Saturation.of({"depths": [4]}), stub.NOTHING),
 }
 
 
@@ -282,51 +270,24 @@ def test_the_lead_counts_curves_and_causes() -> None:
 def test_every_number_of_the_text_is_in_the_values(case: str) -> None:
     values = Values()
     shown = [*saturation.summary(PARTS[case], values), Text(saturation.rule(values))]
-    text = "\n".join(one.text for one in shown if isinstance(one, Text))
-    assert len(text) > 200
-    known = sorted((str(entry["text"]) for entry in values.known.values()), key=len)
-    for number in reversed(known):
-        text = text.replace(number, "")
-    assert re.findall(r"\d[\d.,]*", text) == []
+    text = text_of(shown)
+    assert len(text) > 200 and untold(text, values) == []
 
 
 def test_no_digit_is_typed_in_a_sentence() -> None:
-    tree = ast.parse(Path(saturation.__file__).read_text())
-    formats = {
-        id(piece)
-        for node in ast.walk(tree)
-        if isinstance(node, ast.FormattedValue) and node.format_spec
-        for piece in ast.walk(node.format_spec)
-    }
-    typed = [
-        node.value
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and id(node) not in formats
-        if re.search(r"\d", re.sub(r"[a-z]\w*", "", node.value))  # tpot_p50_s is a name
-    ]
-    assert typed == []
+    assert digits_typed(saturation, names=True) == []
 
 
 # --- figures and tables ---------------------------------------------------------------------------
 
 
-@pytest.fixture
-def quick(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(paths, "ROOT", scratch)
-    monkeypatch.setattr(style, "PNG_DPI", 30)
-    return scratch
-
-
 @pytest.mark.parametrize("case", ["few levels", "all void", "nothing found"])
-def test_everything_can_be_shown_whatever_was_measured(case: str, quick: Path) -> None:
+def test_everything_can_be_shown_whatever_was_measured(case: str, kept: Path) -> None:
     shown = saturation.results(PARTS[case], Values())
     for one in shown:
-        text = one._repr_markdown_() if isinstance(one, Text) else one._repr_html_()
-        assert text.strip()
-    assert (quick / "data" / "derived" / "60_saturation-knees.csv").is_file()
-    drawn = (quick / "figures" / "60_saturation-throughput.csv").is_file()
+        assert rendered(one).strip()
+    assert (kept / "derived" / "60_saturation-knees.csv").is_file()
+    drawn = (kept / "figures" / "60_saturation-throughput.csv").is_file()
     assert drawn == (case != "nothing found")
 
 
@@ -396,27 +357,9 @@ def test_tables_say_knees_costs_and_limits() -> None:
 
 @pytest.mark.parametrize("case", ["few levels", "not measured"])
 def test_the_notebook_runs_whatever_was_measured(
-    case: str, quick: Path, monkeypatch: pytest.MonkeyPatch
+    case: str, kept: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All of its cells, on planted curves in place of a measurement."""
-    one = PARTS[case]
-    monkeypatch.setattr("study.run.run_experiment", lambda _: one.launches)
-    monkeypatch.setattr("study.chapter.read", lambda *_: one)
     monkeypatch.setattr(style, "_bytes", lambda *_: b"")  # another test renders
-    reader: Any = nbformat
-    content = reader.read(Path(saturation.__file__).parents[2] / "notebooks/60_saturation.ipynb", 4)
-    shown: list[object] = []
-    namespace: dict[str, Any] = {}
-    asked = dict(one.experiment)
-    for cell in (cell for cell in content.cells if cell.cell_type == "code"):
-        exec(compile(cell.source, "cell", "exec"), namespace)
-        namespace["display"] = lambda *items: shown.extend(items)
-        if "parameters" in cell.metadata.get("tags", []):  # what papermill would inject
-            namespace |= {
-                name: [str(item) if name == "workloads" else item for item in value]
-                if isinstance(value, tuple)
-                else value
-                for name, value in asked.items()
-            }
-    assert len(shown) > 15
-    assert (quick / "data" / "derived" / "60_saturation-setup.csv").is_file()
+    assert len(run_notebook(PARTS[case], monkeypatch)) > 15
+    assert (kept / "derived" / "60_saturation-setup.csv").is_file()
