@@ -152,7 +152,8 @@ def _against_size(found: Frames, metrics: Sequence[str], said: str) -> Drawn:
     with look():
         figure = _by_size(found, frame, metrics, 2.5)
         arm_legend(figure, frame, hollow=len(hollow) > 0)
-    text = f"{said} against the block size in force. {estimate_caption(frame)}"
+    text = f"{said} against the block size in force; estimates are of accepted sizes. "
+    text += estimate_caption(frame)
     if overridden := int((hollow["outcome"] == "overridden").sum()):
         text += f" {overridden} of the hollow ones are void because the engine ran another size."
     return Drawn(figure, frame, f"{text} {backend_words(frame)}")
