@@ -37,7 +37,7 @@ def test_the_bars_show_window_gates_only() -> None:
     drawn = belief.gates(found())
     assert drawn.figure is not None
     assert drawn.frame["gate"].tolist() == ["errors", "steady_part"]
-    assert drawn.frame.loc[0, ["pass", "fail"]].to_list() == [2, 1]
+    assert drawn.frame[["pass", "fail"]].to_numpy()[0].tolist() == [2, 1]
 
 
 def test_nothing_measured_is_said() -> None:
