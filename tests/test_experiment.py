@@ -57,7 +57,9 @@ def test_a_bad_parameter_is_named_with_what_is_allowed(
 
 
 def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(StudyError, match="a model must be one of gqa-dense"):
+    with pytest.raises(
+        StudyError, match="a model that the study can build must be one of gqa-dense"
+    ):
         Architecture.of({"models": ["gqa"]})
 
 
