@@ -10,12 +10,10 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from scipy.optimize import brentq
-
 from study import theory
 from study.capacity import Weights
 from study.hardware import Hardware
-from study.models import Model
+from study.models import Model, Part
 
 # Megatron-LM (arXiv 1909.08053, section 3): one after attention, one after the feed-forward.
 # A source that counts one a layer (digitalocean-wafer-2026) arrives at half of this.
@@ -63,25 +61,24 @@ def decode_step(
     context_tokens: float,
     tensor_parallel: int = 1,
     *,
+    expert_parallel: int = 1,
     experts_touched: float | None = None,
 ) -> Step:
-    """One decoding step of a batch of requests that have so many tokens each.
+    """One decoding step, on each device, of a batch of requests that have so many tokens each.
 
     Read are all weights but the embedding (a row a token is nothing), of the experts only those
     of one token: that many are read even if all tokens choose the same. `experts_touched` (of a
-    layer) makes an estimate of it; see `distinct_experts`.
+    layer) makes an estimate of it; see `distinct_experts`. With expert parallelism `batch` is
+    that of one device, and only the experts are shared out.
     """
-    read = theory.parts(model, active=True)
-    weight_bytes = 0.0
-    for part, parameters in read.items():
-        if part in ("embedding", "vision"):
-            continue
-        share = 1.0
-        if part == "experts" and experts_touched and model.experts_per_token:
-            share = experts_touched / model.experts_per_token
-        weight_bytes += size.bytes_of(part, parameters * share)
-    cache = theory.kv_bytes_read(model, context_tokens, tensor_parallel=tensor_parallel)
+    active = theory.parts(model, active=True)
+    touched = experts_touched / (model.experts_per_token or 1) if experts_touched else 1.0
+    read: dict[Part, float] = {**active, "experts": active["experts"] * touched / expert_parallel}
+    held = {part: count for part, count in read.items() if part not in ("embedding", "vision")}
+    weight_bytes = sum(size.bytes_of(part, count) for part, count in held.items())
+    # Each device computes the experts of its share of all tokens: as many as its own batch.
     flop = FLOP_PER_WEIGHT * theory.read_parameters(model) * batch
+    cache = theory.kv_bytes_read(model, context_tokens, tensor_parallel=tensor_parallel)
     return Step(batch, weight_bytes / tensor_parallel, batch * cache, flop / tensor_parallel)
 
 
@@ -137,7 +134,13 @@ def prefill_flop(model: Model, tokens: int) -> float:
 
 
 def prefill_s(
-    model: Model, size: Weights, hardware: Hardware, tokens: int, tensor_parallel: int = 1
+    model: Model,
+    size: Weights,
+    hardware: Hardware,
+    tokens: int,
+    tensor_parallel: int = 1,
+    *,
+    expert_parallel: int = 1,
 ) -> float | None:
     """Bound on the time to first token of a prompt alone on the machine, in seconds.
 
@@ -146,9 +149,11 @@ def prefill_s(
     rate = hardware.rate_flop_s(size.format)
     if rate is None:
         return None
-    read = decode_step(model, size, 1, 0.0, tensor_parallel)
+    routed = FLOP_PER_WEIGHT * theory.parts(model, active=True)["experts"] * tokens
+    flop = prefill_flop(model, tokens) - routed * (1 - 1 / expert_parallel)
+    read = decode_step(model, size, 1, 0.0, tensor_parallel, expert_parallel=expert_parallel)
     memory_s = read.weight_bytes / hardware.bandwidth_bytes_s
-    return max(prefill_flop(model, tokens) / tensor_parallel / rate, memory_s)
+    return max(flop / tensor_parallel / rate, memory_s)
 
 
 def serving_tok_s(
@@ -223,6 +228,8 @@ def break_even_acceptance(draft_tokens: int, draft_cost: float, verify_cost: flo
 
     def gain(acceptance: float) -> float:
         return speculation_speedup(acceptance, draft_tokens, draft_cost, verify_cost) - 1.0
+
+    from scipy.optimize import brentq  # slow to import, and needed nowhere else
 
     if gain(0.0) >= 0:
         return 0.0
