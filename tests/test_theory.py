@@ -109,7 +109,7 @@ def test_every_figure_has_a_source(name: str) -> None:
     assert [rate for rate in rates if rate] == sorted((r for r in rates if r), reverse=True)
     content = yaml.safe_load((paths.HARDWARE / f"{name}.yaml").read_text())
     del content["sources"]["power_w"]
-    with pytest.raises(StudyError, match="every figure must have a source.*power_w"):
+    with pytest.raises(StudyError, match=r"every figure must have a source.*power_w"):
         hardware.parse(name, yaml.safe_dump(content))
 
 
