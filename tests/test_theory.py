@@ -61,8 +61,6 @@ def test_the_checkpoint_of_deepseek_v3_with_its_mtp_layer() -> None:
     with_mtp = v32.checkpoints["fp8"].model_copy(update={"includes_mtp": True})
     reckoned = capacity.checkpoint_bytes(v3, "fp8", with_mtp)
     assert reckoned == pytest.approx(688_586_727_753, rel=CHECKPOINT)
-    stored = theory.counted(v3, ("embedding", "head"), active=False)
-    assert theory.mtp_parameters(v3) - stored == pytest.approx(11.5e9, rel=CARD)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -203,8 +201,8 @@ def test_a_layout_holds_what_it_says(
     model, device = models.load(name), hardware.load(device_name)
     size = capacity.weights(model, weight_format)
     for one in capacity.topologies(model, size, device, devices, 1024):
-        held = one.kv_tokens * one.kv_bytes_per_token
-        held /= one.devices if one.kind == "expert" else 1  # each of its own requests
+        ranks = one.devices if one.kind == "expert" else 1  # each with requests of its own
+        held = one.kv_tokens * one.kv_bytes_per_token / ranks
         usable = device.memory_bytes * capacity.USABLE_SHARE
         assert one.weight_bytes_per_device + held <= usable * (1 + 1e-12)
         assert one.devices * one.replicas == devices

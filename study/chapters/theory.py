@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from study import beside, bounds, capacity, hardware, machine, models, theory
@@ -233,11 +235,12 @@ def costs() -> Table:
     """A row per device: energy and price of a token at the bound and at the estimate."""
     frame = figures.trade_off_frame(MODEL, list(figures.DEVICE_COLOUR))
     data = frame[frame["batch"] == BATCH].reset_index(drop=True)
-    power = [hardware.load(name).power_w or float("nan") for name in data["hardware"]]
+    power = [hardware.load(name).power_w or math.nan for name in data["hardware"]]
     for kind in ("", "likely_"):
-        rate = data[f"{kind}tok_s_device"]
-        data[f"{kind}j_per_token"] = bounds.energy_j_per_token(pd.Series(power), rate)
-        data[f"{kind}price"] = [bounds.cost_per_million_tokens(PRICE, 1, one) for one in rate]
+        rates = data[f"{kind}tok_s_device"]
+        joules = [bounds.energy_j_per_token(*both) for both in zip(power, rates, strict=True)]
+        data[f"{kind}j_per_token"] = joules
+        data[f"{kind}price"] = [bounds.cost_per_million_tokens(PRICE, 1, one) for one in rates]
     shown = pd.DataFrame(
         {
             "hardware": [

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter
 
 from study import beside, bounds, capacity, hardware, models
 from study.beside import FORMAT
@@ -43,9 +44,10 @@ def trade_off(model_name: str, devices: Sequence[str] = tuple(DEVICE_COLOUR)) ->
         figure, axes = panels(1, 2, 4.0)
         for axis, kind in zip(axes[0], ("", "likely_"), strict=True):
             for name, rows in frame.groupby("hardware", sort=False):
-                style = {"color": DEVICE_COLOUR.get(str(name), INK), "marker": "o", "markersize": 4}
-                axis.plot(rows[f"{kind}tok_s_user"], rows[f"{kind}tok_s_device"], **style)
+                x, y = rows[f"{kind}tok_s_user"], rows[f"{kind}tok_s_device"]
+                axis.plot(x, y, "o-", color=DEVICE_COLOUR.get(str(name), INK), markersize=4)
             axis.set_xscale("log")
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
             log_axis(axis, *_limits(frame, "tok_s_device"))
             axis.set_xlim(*_limits(frame, "tok_s_user"))
             axis.set_xlabel("tokens per second and user")
