@@ -69,7 +69,8 @@ def checkpoint_bytes(model: Model, weight_format: str, published: Checkpoint) ->
     if not published.includes_mtp:
         return size
     bits = _bits("experts", published.quantised, weight_format)  # nearly all of that layer
-    return size + theory.mtp_parameters(model) * bits / 8
+    copies = model.mtp_layers * theory.counted(model, ("embedding", "head"), active=False)
+    return size + theory.mtp_parameters(model) * bits / 8 + copies * theory.BF16_BYTES
 
 
 def _stored(model: Model, weight_format: str, quantised: Collection[Part]) -> float:

@@ -50,7 +50,7 @@ def measure() -> Hardware:
     known = measured()
     if known:
         return known
-    with Store().measuring():
+    with Store(paths.RAW).measuring():
         cores = _cores()
         command = [sys.executable, "-m", "study.machine", json.dumps(cores)]
         answer = subprocess.run(

@@ -98,11 +98,11 @@ def read_parameters(model: Model) -> int:
 
 
 def mtp_parameters(model: Model) -> int:
-    """Weights of the layers for multi-token prediction, with their copies of embedding and head
+    """Weights of the layers for multi-token prediction, without their copies of embedding and head
     (DeepSeek-V3, `README_WEIGHTS.md`): a whole layer, and the projection that joins its inputs."""
     layer = attention_parameters(model) + indexer_parameters(model)
     layer += feed_forward_parameters(model, active=False) + 2 * model.width**2
-    return model.mtp_layers * (layer + 2 * model.vocabulary * model.width)
+    return model.mtp_layers * layer
 
 
 def kv_bytes_per_token(
