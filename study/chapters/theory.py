@@ -263,6 +263,20 @@ def costs() -> Table:
     return Table(shown, data, text)
 
 
+def by_arm(seen: pd.DataFrame, device: Hardware | None) -> Table:
+    """A row per arm: its valid windows, and how near the nearest of them comes to its bound."""
+    judged = beside.bound_respected(seen, device)
+    valid = seen[(seen["verdict"] == "valid") & seen["share"].notna()]
+    groups = valid.groupby(["experiment", "arm"], sort=False)["share"]
+    data = groups.agg(windows="size", nearest="max").reset_index()
+    shown = data.assign(nearest=[f"{share:.2%}" for share in data["nearest"]])
+    text = (
+        f"Valid windows of each arm, and the largest share of its bound that one of them reaches. "
+        f"Gate {judged.gate}: {judged.verdict}. {judged.text}"
+    )
+    return Table(shown.rename(columns={"nearest": "nearest to its bound"}), data, text)
+
+
 def windows(seen: pd.DataFrame, device: Hardware | None) -> Table:
     """A row per window: what was measured, its bound, and the share of it."""
     judged = beside.bound_respected(seen, device)
