@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from study import bounds, capacity, models
+from study import bounds, capacity, machine, models
 from study.errors import StudyError
 from study.hardware import Hardware
 from study.models import Model
@@ -19,6 +19,7 @@ FORMAT = "bf16"  # of the weights that the study makes
 APPROACHABLE = 0.1
 # Bandwidth is itself measured, best of several; two readings of it differ by some per cent.
 SLACK = 0.05
+BOUND = "bound"  # the kind of a row that holds one
 COLUMNS = (
     *("experiment", "launch", "block", "arm", "model", "attention", "feed_forward", "layers"),
     *("workload", "input_tokens", "output_tokens", "level", "verdict", "output_tok_s"),
@@ -77,6 +78,18 @@ def approached(seen: pd.DataFrame) -> pd.DataFrame:
     valid = seen[seen["verdict"] == "valid"]
     nearest = valid.groupby("arm")["share"].max()
     return seen[seen["arm"].isin(nearest[nearest >= APPROACHABLE].index)]
+
+
+def with_bound(frame: pd.DataFrame, found: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """What a figure of throughput draws, with a row of kind BOUND per bound that was approached
+    (arm, workload, level, metric, point), and what its caption says of the bound."""
+    hardware = machine.measured()
+    seen = windows(found, hardware)
+    seen = seen[seen["arm"].isin(frame["arm"])]
+    near = approached(seen).drop_duplicates(["arm", "workload", "level"])
+    rows = near.assign(kind=BOUND, metric="output_tok_s", point=near["bound_tok_s"])
+    both = pd.concat([frame, rows.reindex(columns=frame.columns)]) if len(rows) else frame
+    return both, in_words(seen, hardware)
 
 
 def in_words(seen: pd.DataFrame, hardware: Hardware | None) -> str:
