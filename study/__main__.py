@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from study import audit, load
+    from study import audit, fit, load
 
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -62,6 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     audits = commands.add_parser("audit", help="may these results be believed? a verdict per file")
     audit.add_arguments(audits)
     audits.set_defaults(command=audit.main)
+
+    fits = commands.add_parser(
+        "fit", help="how many devices does a model need, how fast can it be?"
+    )
+    fit.add_arguments(fits)
+    fits.set_defaults(command=fit.main)
     return parser
 
 

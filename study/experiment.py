@@ -145,7 +145,7 @@ def _distinct(values: tuple[T, ...]) -> tuple[T, ...]:
 
 def _known(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
-        models.load(name)  # its StudyError lists the known ones
+        models.synthetic(name)  # its StudyError lists the known ones
     return names
 
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from study import estimates, stats
+from study.beside import BOUND, with_bound
 from study.estimates import COMPARED, LIMITS, METRICS, Metric, of_metrics, rows_of
 from study.frames import Frames
 from study.plan import Launch
@@ -45,7 +46,8 @@ SINGULAR = {"launches": "launch", "blocks": "block"}
 
 def throughput(found: Frames) -> Drawn:
     """Output tokens per second against level, a panel per workload."""
-    return _against_level(found, ("output_tok_s",), "Output tokens per second in the steady part.")
+    said = "Output tokens per second in the steady part."
+    return _against_level(found, ("output_tok_s",), said, bounded=True)
 
 
 def latency(found: Frames) -> Drawn:
@@ -54,10 +56,13 @@ def latency(found: Frames) -> Drawn:
     return _against_level(found, ("ttft_p50_s", "tpot_p50_s"), said)
 
 
-def _against_level(found: Frames, metrics: Sequence[str], said: str) -> Drawn:
+def _against_level(
+    found: Frames, metrics: Sequence[str], said: str, *, bounded: bool = False
+) -> Drawn:
     frame = level_frame(found, metrics)
     if frame.empty:
         return Drawn(None, frame, estimates.NO_WINDOWS)
+    frame, roof = with_bound(frame, found.windows) if bounded else (frame, "")
     levels = sorted(frame["level"].unique())
 
     def draw(axis: Axes, metric: str, workload: str) -> None:
@@ -71,7 +76,7 @@ def _against_level(found: Frames, metrics: Sequence[str], said: str) -> Drawn:
         figure, _ = small_multiples(labels, titles(found, frame), 2.8, draw)
         arm_legend(figure, frame, hollow=bool((frame["kind"] == "void window").any()))
     layers = int(frame["layers"].iloc[0])
-    said = f"{said} Models of {layers} layers. {estimate_caption(frame)}"
+    said = f"{said} Models of {layers} layers. {estimate_caption(frame)}{roof}"
     return Drawn(figure, frame, said)
 
 
@@ -155,7 +160,8 @@ def curves(
     style: Callable[[Any], dict[str, Any]] = style_of,
     joined: bool = True,
 ) -> None:
-    """A curve per arm, or what `by` names: estimates with their bars, and void windows hollow.
+    """A curve per arm, or what `by` names: estimates with their bars, void windows hollow, and
+    the bound where there is one.
 
     Without a column `kind` all rows are estimates. NaN breaks a line, so none passes a level whose
     windows are all void. Curves are moved apart a little, or their intervals would hide each other.
@@ -167,6 +173,7 @@ def curves(
         known, void = (
             here[(here[by] == name) & (kind == wanted)] for wanted in ("estimate", "void window")
         )
+        bound = here[(here[by] == name) & (kind == BOUND)]
         if known.empty and void.empty:
             continue
         look_of = style(next(rows_of(known if len(known) else void)))
@@ -177,6 +184,7 @@ def curves(
         hollow = hollow_style(look_of["color"], look_of["marker"])
         x = dodge(void[along], place, len(names))
         axis.plot(x, void["point"] * scale, linestyle="", **hollow)
+        axis.plot(bound[along], bound["point"], "-.", color=look_of["color"], linewidth=1.1)
 
 
 def estimate_caption(frame: pd.DataFrame) -> str:

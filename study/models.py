@@ -1,7 +1,8 @@
 """Model architectures as data, and the model folders the engine serves from them.
 
-A YAML file in `study/models/` holds the numbers of one architecture. From it come the
+A YAML file in `study/models/` holds the numbers of one architecture. Of a synthetic one come the
 `config.json` and a byte-level tokenizer; the engine makes the weights up (`--load-format dummy`).
+A published model brings what its card says; arithmetic is done on it, but nobody serves it here.
 """
 
 from __future__ import annotations
@@ -11,15 +12,56 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from study import paths
-from study.errors import StudyError, unknown_name
+from study.errors import StudyError, problem, unknown_name
 
 GQA_ONLY = ("kv_heads", "head_dim")
 MLA_ONLY = ("kv_rank", "rope_dim", "nope_dim", "value_dim")
 MOE_ONLY = ("experts", "experts_per_token")
+# A model with any of these is somebody's: it can be reckoned, but the study cannot build it.
+PUBLISHED_ONLY = (
+    *("q_rank", "index_heads", "index_dim", "index_top", "shared_experts", "dense_layers"),
+    *("dense_ffn_width", "mtp_layers", "vision_parameters", "card"),
+)
+UNUSED_IF_DEFAULT = (*PUBLISHED_ONLY, "source", "checkpoints")
 SPECIAL = ("<s>", "</s>")
+
+Part = Literal[
+    "attention", "indexer", "router", "dense", "shared", "experts", "embedding", "head", "vision"
+]
+
+
+class Card(BaseModel):
+    """What a model's own card says of its size, and which parts it counts to come to it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    total: int
+    total_counts: tuple[Part, ...]
+    active: int
+    active_counts: tuple[Part, ...]
+    source: str
+
+
+class Checkpoint(BaseModel):
+    """A published checkpoint: the parts that are stored in its format (the rest is bf16)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    quantised: tuple[Part, ...]
+    bytes: int | None = None  # where a source states them
+    includes_mtp: bool = False  # whether these bytes hold the layers for multi-token prediction
 
 
 class Model(BaseModel):
@@ -45,6 +87,33 @@ class Model(BaseModel):
     value_dim: int | None = Field(default=None, gt=0)
     experts: int | None = Field(default=None, gt=0)
     experts_per_token: int | None = Field(default=None, gt=0)
+    source: str = ""  # of these numbers
+    q_rank: int | None = Field(default=None, gt=0)  # MLA's compressed query
+    index_heads: int | None = Field(default=None, gt=0)  # sparse attention: of the indexer
+    index_dim: int | None = Field(default=None, gt=0)
+    index_top: int | None = Field(default=None, gt=0)  # tokens that it leaves to attend to
+    shared_experts: int = Field(default=0, ge=0)  # for every token, beside the routed ones
+    dense_layers: int = Field(default=0, ge=0)  # the first layers, which have no experts
+    dense_ffn_width: int | None = Field(default=None, gt=0)
+    mtp_layers: int = Field(default=0, ge=0)  # for multi-token prediction, beyond `layers`
+    vision_parameters: int = Field(default=0, ge=0)
+    card: Card | None = None
+    checkpoints: dict[str, Checkpoint] = {}  # by format
+
+    @model_serializer(mode="wrap")
+    def _as_identity(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what only published models have: an unused option is no other launch."""
+        fields = type(self).model_fields
+        return {
+            name: value
+            for name, value in plain(self).items()
+            if name not in UNUSED_IF_DEFAULT or getattr(self, name) != fields[name].default
+        }
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the study can build it, and so serve it."""
+        return not any(getattr(self, name) for name in PUBLISHED_ONLY)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -63,6 +132,10 @@ class Model(BaseModel):
                 f"experts_per_token must be at most experts ({self.experts}); "
                 f"it was {self.experts_per_token}"
             )
+        if self.dense_layers and (not self.experts or not self.dense_ffn_width):
+            raise ValueError("dense_layers are those of a mixture, and need dense_ffn_width")
+        if self.card and not self.source:
+            raise ValueError("a model with a card must say the source of its other numbers")
         return self
 
     def _needs(self, names: tuple[str, ...], wanted: bool, because: str) -> None:
@@ -81,6 +154,14 @@ def names() -> list[str]:
     return sorted(path.stem for path in paths.MODELS.glob("*.yaml"))
 
 
+def synthetic(name: str) -> Model:
+    """The model called `name`, which an experiment can measure; a StudyError lists those."""
+    if name not in names() or not load(name).synthetic:
+        choices = [known for known in names() if load(known).synthetic]
+        raise unknown_name("a model that the study can build", name, choices)
+    return load(name)
+
+
 def load(name: str) -> Model:
     """The model called `name`; a StudyError lists the known ones, or says what its file breaks."""
     path = paths.MODELS / f"{name}.yaml"
@@ -94,18 +175,12 @@ def parse(name: str, text: str) -> Model:
     try:
         return Model(name=name, **yaml.safe_load(text))
     except ValidationError as error:
-        problems = "; ".join(_problem(dict(item)) for item in error.errors())
+        problems = "; ".join(problem(dict(item)) for item in error.errors())
         raise StudyError(f"the model file {name}.yaml is not a model: {problems}") from error
     except (yaml.YAMLError, TypeError) as error:
         raise StudyError(
             f"the model file {name}.yaml must be YAML of the form `key: value`: {error}"
         ) from error
-
-
-def _problem(item: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in item["loc"])
-    text = str(item["msg"]).removeprefix("Value error, ")
-    return f"{where}: {text}, it was {item['input']!r}" if where else text
 
 
 def write_folder(model: Model, folder: Path) -> Path:

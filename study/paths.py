@@ -10,6 +10,7 @@ ROOT = Path(os.environ.get("STUDY_ROOT", PACKAGE.parent))  # tests point it at a
 
 NOTEBOOKS = PACKAGE.parent / "notebooks"  # sources, stored without outputs
 MODELS = PACKAGE / "models"
+HARDWARE = PACKAGE / "hardware"
 PROFILES = PACKAGE / "profiles"
 
 DATA = ROOT / "data"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from study import platform, protocol
+from study import platform, protocol, theory
 from study.experiment import Arm, Experiment, WindowPlan
 
 OUTPUTS_S = 1.0  # a pass of the fixed prompts
@@ -21,8 +21,8 @@ STOP_S = 2.0
 class Pace:
     """How fast a kind of machine is, roughly: enough to plan by; the run learns the truth.
 
-    A decoding step has a part of its own, and per layer a part of its own and one per stream;
-    a prefill costs a layer so much per token.
+    A decoding step has a part of its own, and per layer a part of its own and one per stream, but
+    never takes less than reading the weights; a prefill costs a layer so much per token.
     """
 
     start_s: float
@@ -31,21 +31,25 @@ class Pace:
     layer_s: float
     stream_s: float
     prefill_s: dict[str, float]  # by attention family
+    make_bytes_s: float  # how fast weights are made up
+    read_bytes_s: float  # and read
 
     def latency_s(self, arm: Arm, window: WindowPlan) -> float:
         """Of one request. Beyond what the engine runs at once, requests wait for as long again."""
         layers, workload = arm.model.layers, window.workload
         running = min(window.level, int(arm.flags["max_num_seqs"]))
-        step_s = self.step_s + layers * (self.layer_s + self.stream_s * running)
+        own_s = layers * (self.layer_s + self.stream_s * running)
+        read_s = theory.BF16_BYTES * theory.read_parameters(arm.model) / self.read_bytes_s
+        step_s = self.step_s + max(own_s, read_s)
         prefill_s = layers * self.prefill_s[arm.model.attention]
         latency_s = workload.output_tokens * step_s + running * workload.input_tokens * prefill_s
         return latency_s * window.level / running
 
 
 # Measured with the small models on two cores of a server CPU.
-ON_A_CPU = Pace(27.0, 10.0, 0.9e-3, 0.35e-3, 0.06e-3, {"gqa": 28e-6, "mla": 90e-6})
+ON_A_CPU = Pace(27.0, 10.0, 0.9e-3, 0.35e-3, 0.06e-3, {"gqa": 28e-6, "mla": 90e-6}, 80e6, 30e9)
 # A guess from published figures for a model of 1e9 parameters; the budget corrects it as it goes.
-ON_A_GPU = Pace(60.0, 60.0, 1e-3, 0.15e-3, 0.5e-6, {"gqa": 0.5e-6, "mla": 0.5e-6})
+ON_A_GPU = Pace(60.0, 60.0, 1e-3, 0.15e-3, 0.5e-6, {"gqa": 0.5e-6, "mla": 0.5e-6}, 1e9, 2e12)
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,9 @@ class Launch:
         """How long until its first window, roughly: the server's start and the fixed prompts."""
         pace = ON_A_CPU if self.setup["engine"]["kind"] == "cpu" else ON_A_GPU
         compile_s = 0.0 if self.arm.flags.get("enforce_eager") else pace.compile_s
-        return pace.start_s + compile_s + self.arm.output_passes * OUTPUTS_S
+        stored = theory.BF16_BYTES * theory.parameters(self.arm.model, active=False)
+        made_s = stored / pace.make_bytes_s
+        return pace.start_s + made_s + compile_s + self.arm.output_passes * OUTPUTS_S
 
     @property
     def expected_s(self) -> float:

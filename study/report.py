@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from study import chapter, ledgers, paths, pictures, plan, sentences, tables
+import pandas as pd
+
+from study import beside, chapter, ledgers, machine, paths, pictures, plan, sentences, tables
 from study.chapter import Part, Shown, Text
-from study.chapters import CHAPTERS
+from study.chapters import CHAPTERS, theory
 from study.experiment import Experiment
 from study.sentences import Values
 from study.store import Store, write_atomically, write_json
+from study.tables import Table
 
 
 class Profile(Protocol):
@@ -121,7 +124,14 @@ def results(study: Study) -> list[Shown]:
     for part in study.parts:
         shown.append(_title(part))
         shown += CHAPTERS[part.notebook].results(part, study.values)
-    return shown
+    return [*shown, Text("### Every window beside its bound"), _bounds(study)]
+
+
+def _bounds(study: Study) -> Table:
+    device = machine.measured()
+    seen = [beside.windows(part.found.windows, device) for part in study.own]
+    together = pd.concat(seen) if seen else beside.windows(pd.DataFrame(), device)
+    return theory.by_arm(together, device).keep("90_report-bounds")
 
 
 def confounds(study: Study) -> list[Shown]:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from study import frames, platform, same_output, theory
+from study import beside, frames, machine, platform, same_output, theory
 from study.experiment import Experiment
-from study.experiments import Aiter, BlockSize, Offload
+from study.experiments import Aiter, BlockSize, Bound, Offload
 from study.plan import Launch
 from study.run import run_experiment
 from study.store import Store
@@ -88,3 +88,15 @@ def test_what_is_switched_is_in_force_and_aiter_does_not_apply(scratch: Path) ->
     assert found["gqa-dense-kv-split"]["VLLM_CPU_ATTN_SPLIT_KV"] == "True"
     aiter = {row["outcome"] for arm, row in found.items() if "aiter" in str(arm)}
     assert aiter == {"not applicable"}
+
+
+def test_gigabytes_of_weights_come_near_the_bound_and_never_beat_it(scratch: Path) -> None:
+    asked = Bound.of(
+        {"launches": 1, "models": ["gqa-dense-1b"], "levels": [1], "workloads": ["brief:16/32"]}
+    )
+    device = machine.measure()
+    found = frames.read(*measured(asked, scratch))
+    assert set(found.launches["outcome"]) == {"measured"}
+    seen = beside.windows(found.windows, device)
+    assert beside.bound_respected(seen, device).verdict == "pass"
+    assert seen["share"].max() > 0.4  # tiny models stay below a hundredth

@@ -82,7 +82,7 @@ def test_text_that_is_no_yaml_is_refused() -> None:
 
 
 def test_an_unknown_model_lists_the_known_ones() -> None:
-    with pytest.raises(StudyError, match=r"one of gqa-dense, .*Did you mean 'gqa-dense'"):
+    with pytest.raises(StudyError, match=r"one of deepseek-v3\.2, .*Did you mean 'gqa-dense'"):
         models.load("gqa-dens")
 
 

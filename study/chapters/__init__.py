@@ -3,7 +3,7 @@
 from typing import cast
 
 from study.chapter import Chapter
-from study.chapters import aiter, architecture, block_size, offload, saturation
+from study.chapters import aiter, architecture, block_size, offload, saturation, theory
 
 CHAPTERS: dict[str, Chapter] = {
     "20_architecture": cast(Chapter, architecture),
@@ -11,4 +11,5 @@ CHAPTERS: dict[str, Chapter] = {
     "40_offload": cast(Chapter, offload),
     "50_aiter": cast(Chapter, aiter),
     "60_saturation": cast(Chapter, saturation),
+    "70_theory": cast(Chapter, theory),
 }

@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from study import estimates, figures
+from study.beside import with_bound
 from study.chapter import Part
 from study.chapters.saturation_estimates import (
     CACHE_FULL,
@@ -41,6 +42,7 @@ SAID_METRICS = {**METRICS, **GAUGES}
 def throughput(part: Part) -> Drawn:
     """Output throughput against level, the pooled fit, and the knee; a panel per workload."""
     frame = _with_knees(part, (HEADLINE,), fitted(part).assign(kind="fit"))
+    frame, roof = with_bound(frame, part.found.windows)
     if not (frame["kind"] == "estimate").any():
         return Drawn(None, frame, estimates.NO_WINDOWS)
     known, headings = knees(part), titles(part.found, frame)
@@ -58,7 +60,7 @@ def throughput(part: Part) -> Drawn:
             said_above(axis, known[known["workload"] == workload], heading)
         legend_of(figure, frame, known, marked=True)
     text = f"Output tokens per second in the steady part. {estimate_caption(frame)}"
-    return Drawn(figure, frame, f"{text}{fit_words(known)} {knee_words(known)}")
+    return Drawn(figure, frame, f"{text}{fit_words(known)} {knee_words(known)}{roof}")
 
 
 def latency(part: Part) -> Drawn:

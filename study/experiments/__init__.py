@@ -5,10 +5,11 @@ from study.experiment import Experiment
 from study.experiments.aiter import Aiter
 from study.experiments.architecture import Architecture
 from study.experiments.block_size import BlockSize
+from study.experiments.bound import Bound
 from study.experiments.offload import Offload
 from study.experiments.saturation import Saturation
 
-KINDS: tuple[type[Experiment], ...] = (Architecture, BlockSize, Offload, Aiter, Saturation)
+KINDS: tuple[type[Experiment], ...] = (Architecture, BlockSize, Offload, Aiter, Saturation, Bound)
 EXPERIMENTS: dict[str, type[Experiment]] = {kind.notebook: kind for kind in KINDS}
 
 
@@ -24,6 +25,7 @@ __all__ = [
     "Aiter",
     "Architecture",
     "BlockSize",
+    "Bound",
     "Offload",
     "Saturation",
     "by_notebook",

@@ -1,0 +1,112 @@
+"""Measured windows beside what physics allows: their bound, their share of it, and a gate."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import pandas as pd
+
+from study import bounds, capacity, machine, models
+from study.errors import StudyError
+from study.hardware import Hardware
+from study.models import Model
+from study.validity import Judgement
+
+FORMAT = "bf16"  # of the weights that the study makes
+# A bound that lies further away says nothing of the server: something else limits it.
+APPROACHABLE = 0.1
+# Bandwidth is itself measured, best of several; two readings of it differ by some per cent.
+SLACK = 0.05
+BOUND = "bound"  # the kind of a row that holds one
+COLUMNS = (
+    *("experiment", "launch", "block", "arm", "model", "attention", "feed_forward", "layers"),
+    *("workload", "input_tokens", "output_tokens", "level", "verdict", "output_tok_s"),
+)
+
+
+def windows(found: pd.DataFrame, hardware: Hardware | None) -> pd.DataFrame:
+    """Every window with its bound on this hardware: COLUMNS, bound_tok_s, share (of the bound).
+
+    Empty without hardware that was measured; a model that is no longer known has no bound.
+    """
+    known = found.reindex(columns=list(COLUMNS))
+    if hardware is None or known.empty:
+        return known.iloc[:0].assign(bound_tok_s=[], share=[])
+    bound = [_bound_tok_s(row, hardware) for row in known.to_dict("records")]
+    known = known.assign(bound_tok_s=bound)
+    return known.assign(share=known["output_tok_s"] / known["bound_tok_s"])
+
+
+def _bound_tok_s(row: dict[Any, Any], hardware: Hardware) -> float:
+    try:
+        model = _at_depth(str(row["model"]), int(row["layers"]))
+    except StudyError:
+        return math.nan
+    size = capacity.weights(model, FORMAT)
+    lengths = float(row["input_tokens"]), float(row["output_tokens"])
+    return bounds.serving_tok_s(model, size, hardware, int(row["level"]), *lengths)
+
+
+@cache
+def _at_depth(name: str, layers: int) -> Model:
+    return models.load(name).at_depth(layers)
+
+
+def bound_respected(seen: pd.DataFrame, hardware: Hardware | None) -> Judgement:
+    """No valid window beats its bound, beyond what measuring the bound itself leaves open."""
+    limit = f"at most {1 + SLACK:g} of the bound"
+
+    def judge(verdict: Any, observed: float, text: str) -> Judgement:
+        return Judgement("bound_respected", "claim", verdict, observed, limit, text)
+
+    if hardware is None:
+        return judge("cannot judge", math.nan, "This machine's bandwidth was not measured.")
+    valid = seen[(seen["verdict"] == "valid") & seen["share"].notna()]
+    if valid.empty:
+        return judge("cannot judge", math.nan, "No valid window has a bound.")
+    nearest = valid.sort_values("share").iloc[-1]
+    where = f"{nearest['arm']} on {nearest['workload']} at level {nearest['level']:g}"
+    text = f"Of {len(valid)} valid windows {where} comes nearest: {nearest['share']:.1%}."
+    verdict = "pass" if nearest["share"] <= 1 + SLACK else "fail"
+    return judge(verdict, float(nearest["share"]), text)
+
+
+def approached(seen: pd.DataFrame) -> pd.DataFrame:
+    """The windows of arms that come near enough to their bound for it to be worth drawing."""
+    valid = seen[seen["verdict"] == "valid"]
+    nearest = valid.groupby("arm")["share"].max()
+    return seen[seen["arm"].isin(nearest[nearest >= APPROACHABLE].index)]
+
+
+def with_bound(frame: pd.DataFrame, found: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """What a figure of throughput draws, with a row of kind BOUND per bound that was approached
+    (arm, workload, level, metric, point), and what its caption says of the bound."""
+    hardware = machine.measured()
+    seen = windows(found, hardware)
+    seen = seen[seen["arm"].isin(frame["arm"])]
+    near = approached(seen).drop_duplicates(["arm", "workload", "level"])
+    rows = near.assign(kind=BOUND, metric="output_tok_s", point=near["bound_tok_s"])
+    both = pd.concat([frame, rows.reindex(columns=frame.columns)]) if len(rows) else frame
+    return both, in_words(seen, hardware)
+
+
+def in_words(seen: pd.DataFrame, hardware: Hardware | None) -> str:
+    """What a figure of throughput says of the bound: where it is, or why it is not drawn."""
+    valid = seen[(seen["verdict"] == "valid") & seen["share"].notna()]
+    if hardware is None:
+        return " No bound is drawn: this machine's memory bandwidth was not measured yet."
+    if valid.empty:
+        return ""
+    measured = f"{hardware.bandwidth_gb_s:.3g} GB/s"
+    if not approached(seen).empty:
+        return (
+            " Dash-dotted: the bound of memory and arithmetic, from what a step must read and "
+            f"compute ({measured}, as measured here)."
+        )
+    return (
+        f" The bound of memory and arithmetic ({measured}, as measured here) is not drawn: it "
+        f"lies at least {1 / valid['share'].max():.3g} times above. What limits such small models "
+        "is the engine."
+    )

@@ -1,0 +1,230 @@
+"""Windows beside their bound, this machine's own figures, and the notebook that shows both."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import stub
+
+from study import beside, bounds, capacity, figures, machine, models, paths, sentences, style
+from study.chapter import Part
+from study.chapters import theory, theory_figures
+from study.errors import StudyError
+from study.experiments import Bound
+from study.frames import Frames
+from study.hardware import Hardware
+
+ASKED = Bound.of({"models": ["gqa-dense-1b"], "launches": 2})
+SAID = dict.fromkeys(("memory_gb", "bandwidth_gb_s", "rates_tflop_s"), "made up")
+
+
+def device(bandwidth_gb_s: float) -> Hardware:
+    return Hardware(
+        name=machine.NAME, description="made up", memory_gb=24, bandwidth_gb_s=bandwidth_gb_s,
+        rates_tflop_s={"bf16": 1e9}, sources=SAID,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def found() -> Frames:
+    return stub.frames(ASKED, void=[("gqa-dense-1b", "brief", 4, 1)])
+
+
+def reaching(found: Frames, share: float) -> Hardware:
+    """Hardware of which the best valid window has this share."""
+    seen = beside.windows(found.windows, device(1.0))
+    best = seen.loc[seen["verdict"] == "valid", "share"].max()
+    return device(best / share)
+
+
+def part(found: Frames) -> Part:
+    asked = stub.launches(ASKED)
+    return Part("70_theory", ASKED, asked, found, (), pd.DataFrame(), None)
+
+
+# --- the bound and its gate -----------------------------------------------------------------------
+
+
+def test_the_bound_of_a_window_is_that_of_its_model_and_lengths(found: Frames) -> None:
+    here = device(30)
+    seen = beside.windows(found.windows, here)
+    assert len(seen) == len(found.windows) == 4
+    model = models.load("gqa-dense-1b")
+    size = capacity.weights(model, "bf16")
+    for row in seen.to_dict("records"):
+        wanted = bounds.serving_tok_s(model, size, here, row["level"], 32, 32)
+        assert row["bound_tok_s"] == pytest.approx(wanted)
+        assert row["share"] == pytest.approx(row["output_tok_s"] / wanted)
+
+
+@pytest.mark.parametrize(("share", "verdict"), [(0.8, "pass"), (1.04, "pass"), (1.06, "fail")])
+def test_a_window_that_beats_its_bound_is_found(found: Frames, share: float, verdict: str) -> None:
+    here = reaching(found, share)
+    judged = beside.bound_respected(beside.windows(found.windows, here), here)
+    assert (judged.verdict, judged.scope) == (verdict, "claim")
+    assert judged.observed == pytest.approx(share)
+    assert f"{share:.1%}" in judged.text and "gqa-dense-1b on brief" in judged.text
+
+
+def test_a_void_window_beats_nothing(found: Frames) -> None:
+    windows = found.windows.copy()
+    windows.loc[windows["verdict"] == "void", "output_tok_s"] = 1e9
+    here = reaching(found, 0.8)
+    assert beside.bound_respected(beside.windows(windows, here), here).verdict == "pass"
+
+
+def test_without_hardware_or_windows_it_cannot_judge(found: Frames) -> None:
+    for windows, here in ((found.windows, None), (pd.DataFrame(), device(30))):
+        seen = beside.windows(windows, here)
+        assert seen.empty and {"bound_tok_s", "share"} <= set(seen.columns)
+        assert beside.bound_respected(seen, here).verdict == "cannot judge"
+
+
+def test_a_model_that_is_gone_has_no_bound(found: Frames) -> None:
+    seen = beside.windows(found.windows.assign(model="gone"), device(30))
+    assert seen["bound_tok_s"].isna().all()
+    assert beside.bound_respected(seen, device(30)).verdict == "cannot judge"
+
+
+# --- what figures of throughput show --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("share", "drawn"), [(0.5, True), (0.01, False)])
+def test_throughput_is_drawn_with_its_bound_where_that_could_be_approached(
+    found: Frames, share: float, drawn: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = reaching(found, share)
+    monkeypatch.setattr(machine, "measured", lambda: here)
+    shown = figures.throughput(found)
+    assert shown.figure is not None
+    axis = shown.figure.axes[0]
+    dashed = [np.asarray(line.get_ydata()) for line in axis.lines if line.get_linestyle() == "-."]
+    points = np.concatenate(dashed)
+    assert points.size == (len(ASKED.levels) if drawn else 0)
+    assert set(shown.frame["kind"] == "bound") == ({True, False} if drawn else {False})
+    said = "Dash-dotted: the bound" if drawn else "is not drawn: it lies at least 100 times above"
+    assert said in shown.caption
+    low, high = axis.get_ylim()
+    assert ((low <= points) & (points <= high)).all()
+
+
+def test_latency_has_no_bound_and_an_unmeasured_machine_says_so(
+    found: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "measured", lambda: None)
+    assert "bandwidth was not measured" in figures.throughput(found).caption
+    monkeypatch.setattr(machine, "measured", lambda: reaching(found, 0.5))
+    assert "bound" not in set(figures.latency(found).frame["kind"])
+
+
+# --- this machine ---------------------------------------------------------------------------------
+
+ANSWER = {
+    "memory_bytes": 24e9, "read_bytes_s": [29e9, 30e9, 28e9],
+    "matrix_flop_s": {"bf16": [0.4e12, 0.5e12]}, "library": "made up",
+}  # fmt: skip
+
+
+def test_this_machine_is_measured_once_and_its_repeats_are_kept(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[list[str]] = []
+
+    def answer(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0, json.dumps(ANSWER), "")
+
+    monkeypatch.setattr(subprocess, "run", answer)
+    assert machine.measured() is None
+    first = machine.measure()
+    assert (first.bandwidth_gb_s, first.rate_flop_s("bf16")) == (30.0, 0.5e12)  # the best
+    assert machine.measure() == machine.measured() == first and len(calls) == 1
+    record = json.loads(machine.record_path().read_text())
+    assert record["read_bytes_s"] == ANSWER["read_bytes_s"]
+    assert machine.record_path().parent == scratch / "data/raw"
+
+
+def test_a_machine_that_cannot_be_measured_says_why(
+    scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = subprocess.CompletedProcess([], 1, "", "MemoryError: no room")
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: broken)
+    with pytest.raises(StudyError, match=r"could not be measured.*no room"):
+        machine.measure()
+    assert machine.measured() is None
+
+
+def test_the_probe_reads_and_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "READ_BYTES", 2**22)
+    monkeypatch.setattr(machine, "MATRIX", 64)
+    monkeypatch.setattr(machine, "_timed", lambda work, *_: [work() is None, 0.5, 0.25][1:])
+    probed = machine._with_numpy()
+    assert max(probed["read_bytes_s"]) == 2**22 / 0.25
+    assert max(probed["matrix_flop_s"]["fp32"]) == 2 * 64**3 / 0.25
+
+
+# --- the chapter and the notebook -----------------------------------------------------------------
+
+
+def test_the_chapter_answers_with_the_numbers_of_the_arithmetic(
+    found: Frames, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = reaching(found, 0.8)
+    monkeypatch.setattr(machine, "measured", lambda: here)
+    values = sentences.Values()
+    text = " ".join(str(one.text) for one in theory.summary(part(found), values))  # type: ignore[union-attr]
+    known = values.known
+    devices = [known[f"theory.sparks.{how}"]["value"] for how in ("nominal", "usable", "heads")]
+    assert devices == [5, 6, 8]
+    assert known["theory.mi355x.weights_gb"]["value"] > 288
+    assert known["theory.nearest"]["value"] == pytest.approx(0.8)
+    assert "does not fit one MI355X" in text and "No window beats its bound" in text
+    monkeypatch.setattr(machine, "measured", lambda: reaching(found, 1.2))
+    assert "wrong" in theory.near(part(found), sentences.Values())
+
+
+def test_estimates_never_pass_their_bound_in_what_is_shown() -> None:
+    frame = theory_figures.trade_off_frame(theory.MODEL, ["mi355x", "h200"])
+    assert (frame["likely_tok_s_user"] <= frame["tok_s_user"] * (1 + 1e-9)).all()
+    devices = theory.devices().data
+    assert (devices["nominal"] <= devices["usable"]).all()
+    assert (devices["usable"] <= devices["by_heads"]).all()
+    assert not theory.devices().shown.isna().any().any()
+    row = theory.costs().data.iloc[0]
+    assert row["price"] * row["tok_s_device"] * 3600e-6 == pytest.approx(theory.PRICE)
+
+
+@pytest.mark.parametrize("case", ["nothing asked for", "measured"])
+def test_the_notebook_runs_with_and_without_windows(
+    case: str, found: Frames, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its cells; no server, no GPU, and where nothing was asked for no engine either."""
+    asked, frames = (ASKED, found) if case == "measured" else (Bound(), None)
+    here = reaching(found, 0.7)
+    monkeypatch.setattr(paths, "ROOT", scratch)
+    monkeypatch.setattr(style, "PNG_DPI", 40)  # quick
+    monkeypatch.setattr("study.run.run_experiment", lambda _: stub.launches(asked))
+    monkeypatch.setattr("study.plan.setup", lambda: stub.SETUP)
+    monkeypatch.setattr(machine, "measure", lambda: here)
+    monkeypatch.setattr(machine, "measured", lambda: here)
+    if frames:
+        monkeypatch.setattr("study.chapter.read", lambda *_: part(found))
+    reader: Any = nbformat
+    content = reader.read(paths.NOTEBOOKS / "70_theory.ipynb", as_version=4)
+    shown: list[Any] = []
+    namespace: dict[str, Any] = {}
+    for cell in (cell for cell in content.cells if cell.cell_type == "code"):
+        exec(compile(cell.source, "cell", "exec"), namespace)
+        namespace["display"] = lambda *items: shown.extend(items)
+        if "parameters" in cell.metadata.get("tags", []) and case == "measured":
+            namespace |= {"models": ["gqa-dense-1b"]}
+    assert len(shown) > 10 and namespace["seen"].shape[0] == (4 if frames else 0)
+    assert (scratch / "figures/70_theory-measured.svg").exists() == bool(frames)
+    assert (scratch / "figures/70_theory-trade-off.svg").exists()
