@@ -232,6 +232,11 @@ def _read_table(path: Path) -> Source:
             rows = list(csv.reader(file, strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise StudyError(f"neither JSON nor CSV: {error}.") from None
+    return Source(path, TABLE, table_windows(rows))
+
+
+def table_windows(rows: Sequence[Sequence[str]]) -> tuple[Window, ...]:
+    """The levels of a table: a header with names of `COLUMNS`, then a row a level."""
     header = [name.strip() for name in rows[0]] if rows else []
     if "level" not in header:
         raise StudyError("no format that is known: neither JSON nor a CSV with a column 'level'.")
@@ -246,7 +251,7 @@ def _read_table(path: Path) -> Source:
             windows.append(_table_window(header, row, line))
     if not windows:
         raise StudyError("the table has no level.")
-    return Source(path, TABLE, tuple(windows))
+    return tuple(windows)
 
 
 def _table_window(header: Sequence[str], row: Sequence[str], line: int) -> Window:

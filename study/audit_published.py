@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from study.paths import PACKAGE
+from study.audit_formats import Window, table_windows
+from study.published import MEASUREMENTS
 
-MEASUREMENTS = PACKAGE.parent / "data" / "published" / "measurements.csv"
 COOKBOOK = "vultr-cookbook-2026-03"
 COLUMN_OF = {
     "total_throughput": "total_tok_s",
@@ -43,6 +43,12 @@ def tables(source: str = COOKBOOK, path: Path = MEASUREMENTS) -> dict[str, pd.Da
             name = ", ".join(part for part in (str(table), str(model), arm) if part)
             found[name] = _by_level(of_arm, str(note))
     return found
+
+
+def windows(table: pd.DataFrame) -> tuple[Window, ...]:
+    """The levels of one of the tables, as the audit reads them from a file."""
+    cells = table.astype(object).where(table.notna(), "").astype(str)
+    return table_windows([list(cells.columns), *cells.to_numpy().tolist()])
 
 
 def _by_level(rows: pd.DataFrame, note: str) -> pd.DataFrame:

@@ -1,0 +1,157 @@
+"""The levels of the cookbook's tables: how many requests were in flight, and what that leaves of
+saturation.
+
+By inference the tables are those of Georgiou's paper (arXiv 2603.10031), which are not public: they
+have the same hardware, models and headline peaks. What follows is about these tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+import pandas as pd
+
+from study import audit_published
+from study.audit_claims import fit_tokens, loads
+from study.audit_formats import Window
+from study.audit_level import Fit, bound_of, level_reached
+from study.evidence import Evidence
+from study.printed import Number, ends
+from study.published import Claim, Published
+from study.validity import LEVEL_TOLERANCE
+
+LLAMA, QWEN, KIMI, DEEPSEEK = "Llama-3.1-405B", "Qwen3-VL-235B", "Kimi-K2.5", "DeepSeek-V3.2"
+SETTLED_BY = "levels that were reached, shown by the requests running and waiting in the engine"
+INFERRED = "(The tables are the cookbook's; that they are the paper's is inferred.)"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A cookbook table as the audit reads it, with its fitted tokens per request."""
+
+    name: str
+    windows: tuple[Window, ...]
+    fit: Fit | None
+
+    @property
+    def in_flight(self) -> dict[float, float]:
+        """By nominal level, an upper bound of the mean number of requests in flight; NaN where
+        no fixed length explains the table and requests are not counted."""
+        return {window.level: self._most(window) for window in self.windows}
+
+    def _most(self, window: Window) -> float:
+        usable = self.fit is not None and not self.fit.refuted
+        bound = bound_of(window, self.fit) if usable else None
+        known = [bound.mean if bound else np.nan, window.requests]
+        return float(np.nanmin(known)) if np.isfinite(known).any() else np.nan
+
+    @property
+    def distinct(self) -> list[list[Window]]:
+        """The levels, those together that are one and the same load."""
+        return loads(self.windows)
+
+
+@cache
+def curves() -> dict[str, Curve]:
+    """Every per-level table of the cookbook, by name."""
+    found = {}
+    for name, table in audit_published.tables().items():
+        windows = audit_published.windows(table)
+        found[name] = Curve(name, windows, fit_tokens(windows))
+    return found
+
+
+def most_in_flight(names: Sequence[str], at_least: float) -> Number:
+    """The highest bound on requests in flight at nominal levels from `at_least` on."""
+    known = [
+        bound
+        for name in names
+        for level, bound in curves()[name].in_flight.items()
+        if level >= at_least
+    ]
+    return Number(max(known), min(known), max(known))
+
+
+def last_rise(names: Sequence[str]) -> float:
+    """Least rise of throughput to the last load that differs from the one before."""
+    rises = []
+    for name in names:
+        *_, before, last = curves()[name].distinct
+        rises.append(last[0].rate("total_tok_s") / before[0].rate("total_tok_s") - 1)
+    return min(rises)
+
+
+def frame() -> pd.DataFrame:
+    """A row per table, model and level with a bound: table, model, level, in_flight, verdict.
+
+    in_flight: at most so many on average; verdict: of the gate `level_reached`.
+    """
+    rows = []
+    for name, curve in curves().items():
+        table, model, *_ = [*name.split(", "), ""]
+        for window in curve.windows:
+            verdict = level_reached(window, curve.fit).verdict
+            bound = curve.in_flight[window.level]
+            rows.append((table, model, int(window.level), bound, verdict))
+    found = pd.DataFrame(rows, columns=["table", "model", "level", "in_flight", "verdict"])
+    return found.dropna(subset="in_flight").reset_index(drop=True)
+
+
+def nominal(level: float) -> tuple[Number, ...]:
+    """A level as the gate `level_reached` takes it."""
+    slack = LEVEL_TOLERANCE * level
+    return (Number(level, level - slack, level + slack),)
+
+
+SHORT = tuple(f"stress saturation, {model}" for model in (LLAMA, QWEN))
+REPEATED = tuple(f"multi-run, {model}" for model in (LLAMA, QWEN, KIMI))
+
+
+def saturation_short(claim: Claim, _: Published) -> Evidence:
+    """What was in flight at the level and beyond, in the tables that show the plateau."""
+    level = float(claim.stated)
+    most = most_in_flight(SHORT, level)
+    return Evidence(
+        computed=(most,),
+        unit="requests in flight at most",
+        why=f"At nominal 500, 750 and 1,000 rate x p99 allows {most.low:.0f} to {most.high:.0f} in "
+        f"flight: one load three times, up to which throughput still rises by "
+        f"{last_rise(SHORT):.0%}. {INFERRED}",
+        relation="at most",
+        missing=SETTLED_BY,
+        stated=nominal(level),
+    )
+
+
+def saturation_long(claim: Claim, _: Published) -> Evidence:
+    """The same at the upper end and beyond, with 100 requests a level."""
+    level = ends(claim.stated)[1].value
+    most = most_in_flight(REPEATED, level)
+    return Evidence(
+        computed=(most,),
+        unit="requests in flight at most",
+        why=f"100 requests were made a level, so 100 to 1,000 are one load of at most "
+        f"{most.high:.0f}; from 50 up to it throughput still rises by {last_rise(REPEATED):.0%} "
+        f"or more. {INFERRED}",
+        relation="at most",
+        missing=SETTLED_BY,
+        stated=nominal(level),
+    )
+
+
+def thousand_users(claim: Claim, _: Published) -> Evidence:
+    """What was in flight at the nominal level of so many users."""
+    level = float(claim.stated)
+    most = most_in_flight((*SHORT, *REPEATED), level)
+    return Evidence(
+        computed=(most,),
+        unit="requests in flight at most",
+        why=f"At nominal 1,000 at most {most.high:.0f} were in flight ({most.low:.0f} with 100 "
+        f"requests a level): success is shown for that. {INFERRED}",
+        relation="at most",
+        missing=SETTLED_BY,
+        stated=nominal(level),
+    )

@@ -1,0 +1,100 @@
+"""The chapter on published numbers: its sentences, tables and figures, and its notebook."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import pytest
+
+from study import paths, published, style
+from study.chapter import Shown, Text
+from study.chapters import claims as chapter
+from study.chapters import claims_figures as figures
+from study.sentences import Values
+from study.style import Drawn
+
+DATA = published.read()
+DRAWINGS: dict[str, Callable[[], Drawn]] = {
+    "throughput-errors": lambda: figures.throughput_and_errors(DATA),
+    "interactivity": lambda: figures.interactivity(DATA),
+    "tokens-per-watt": lambda: figures.tokens_per_watt(DATA),
+    "in-flight": figures.in_flight,
+    "aiter": lambda: figures.aiter(DATA),
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(paths, "ROOT", scratch)
+    monkeypatch.setattr(style, "PNG_DPI", 40)
+
+
+def test_every_number_of_the_text_is_in_the_values() -> None:
+    values = Values()
+    text = "\n".join(one.text for one in chapter.summary(values) if isinstance(one, Text))
+    assert len(text) > 2000
+    for number in sorted((str(one["text"]) for one in values.known.values()), key=len)[::-1]:
+        text = text.replace(number, "")
+    assert re.findall(r"\d[\d.,]*", text) == []
+
+
+def test_the_headline_counts_every_claim() -> None:
+    values = Values()
+    chapter.headline(chapter.found(), values)
+    known = {key: one["value"] for key, one in values.known.items()}
+    classes = [n for key, n in known.items() if key.startswith("claims.class.")]
+    assert known["claims.all"] == sum(classes) == 67 and known["claims.sources"] == 6
+
+
+@pytest.mark.parametrize("section", [chapter.summary, chapter.results, chapter.appendix])
+def test_every_section_can_be_shown(section: Callable[[Values], list[Shown]]) -> None:
+    for one in section(Values()):
+        said = one._repr_markdown_() if isinstance(one, Text) else one._repr_html_()
+        assert said.strip()
+
+
+def test_what_is_kept() -> None:
+    chapter.results(Values())
+    chapter.appendix(Values())
+    tables = {path.stem.removeprefix("00_claims-") for path in paths.DERIVED.glob("00_claims-*")}
+    assert tables == {"classes", "against", "claims", "tables"}
+    claims = pd.read_csv(paths.DERIVED / "00_claims-claims.csv")
+    assert {"stated", "computed", "class", "why", "missing"} <= set(claims.columns)
+    drawn = {path.stem.removeprefix("00_claims-") for path in paths.FIGURES.glob("*.csv")}
+    assert drawn == set(DRAWINGS)
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_figure_is_drawn_from_its_frame_and_is_the_same_each_time(name: str) -> None:
+    first, second = DRAWINGS[name](), DRAWINGS[name]()
+    assert first.figure is not None and len(first.frame) > 3 and len(first.caption) > 100
+    assert first._repr_html_() == second._repr_html_()
+
+
+def test_refuted_levels_are_hollow() -> None:
+    drawn = figures.in_flight()
+    assert drawn.figure is not None
+    hollow = [
+        len(line.get_xdata())
+        for axis in drawn.figure.axes
+        for line in axis.lines
+        if line.get_markerfacecolor() == style.HOLLOW_FACE
+    ]
+    assert sum(hollow) == (drawn.frame["verdict"] == "fail").sum() > 20
+
+
+def test_the_notebook_runs_and_its_account_is_complete() -> None:
+    reader: Any = nbformat
+    content = reader.read(paths.NOTEBOOKS / "00_claims.ipynb", as_version=4)
+    shown: list[object] = []
+    namespace: dict[str, Any] = {}
+    for cell in content.cells:
+        if cell.cell_type == "code":
+            exec(compile(cell.source, "cell", "exec"), namespace)
+            namespace["display"] = lambda *items: shown.extend(items)
+    assert len(shown) == 4 and len(namespace["found"]) == 67
