@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from study import audit, load
+    from study import audit, compat, load
 
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -62,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     audits = commands.add_parser("audit", help="may these results be believed? a verdict per file")
     audit.add_arguments(audits)
     audits.set_defaults(command=audit.main)
+
+    text = "what a version of the engine allows, overrides or refuses, read from its source"
+    compats = commands.add_parser("compat", help=text, description=text)
+    compat.add_arguments(compats)
+    compats.set_defaults(command=compat.main)
     return parser
 
 
