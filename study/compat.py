@@ -60,9 +60,7 @@ def derive_offload(tree: Tree, devices: Iterable[Device] = DEVICES) -> pd.DataFr
     return _merged(devices, rows)[list(OFFLOAD_COLUMNS)]
 
 
-def _merged(
-    devices: Iterable[Device], table_of: Callable[[Device], pd.DataFrame]
-) -> pd.DataFrame:
+def _merged(devices: Iterable[Device], table_of: Callable[[Device], pd.DataFrame]) -> pd.DataFrame:
     """The tables of all devices; those whose rows are all the same are one."""
     alike: dict[str, tuple[list[str], pd.DataFrame]] = {}
     for device in devices:
@@ -87,7 +85,10 @@ def read(name: str = "", folder: Path = COMPATIBILITY) -> pd.DataFrame:
     files.sort(key=lambda file: order(file.stem.removesuffix("-offload")))
     text = dict.fromkeys(("version", "heads", "asked_backend", "aiter"), str)
     frames = [pd.read_csv(file, dtype=text, keep_default_na=False) for file in files]
-    return pd.concat(frames, ignore_index=True)
+    table = pd.concat(frames, ignore_index=True)
+    for column in {"block_size", "kernel_block"} & set(table):
+        table[column] = pd.to_numeric(table[column], errors="coerce").astype("Int64")
+    return table
 
 
 def order(version: str) -> tuple[int, ...]:

@@ -156,9 +156,7 @@ def _has_flashinfer(tree: Tree, present: bool) -> dict[str, Any]:
     parsed = tree.module(_FLASHINFER)
     body = parsed.syntax.body if parsed else []
     names = [one.name for one in body if isinstance(one, ast.FunctionDef)]
-    return {
-        f"{_FLASHINFER}.{name}": _always(present) for name in names if name.startswith("has_")
-    }
+    return {f"{_FLASHINFER}.{name}": _always(present) for name in names if name.startswith("has_")}
 
 
 def _always(answer: Any) -> Any:

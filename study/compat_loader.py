@@ -6,8 +6,8 @@ top-level statement that fails leaves stand-ins for the names it would have boun
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import builtins
 import dataclasses

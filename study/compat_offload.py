@@ -15,7 +15,6 @@ from study.compat_devices import Device
 from study.compat_source import Tree
 from study.compat_stages import (
     ALLOWED,
-    FAMILIES,
     INDEXER,
     REFUSED,
     UNKNOWN,

@@ -1,4 +1,4 @@
-"""Where the Python source of one version of vLLM lies: a folder, a wheel file, or what is installed.
+"""Where the Python source of one version of vLLM lies: a folder, a wheel, or what is installed.
 
 Only text is read; nothing of the engine is imported, so no GPU and no torch are needed.
 """

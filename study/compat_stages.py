@@ -87,9 +87,7 @@ class Answer:
 class Engine:
     """One version of the engine on one planted device."""
 
-    def __init__(
-        self, tree: Tree, device: Device, facts: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, tree: Tree, device: Device, facts: Mapping[str, Any] | None = None) -> None:
         self.tree, self.device = tree, device
         self._config: Any = None
         here = {
@@ -127,6 +125,10 @@ class Engine:
         except NotDerived as error:
             return Answer(UNKNOWN, asked.stage, asked.backend_name, words=str(error))
 
+    def plain(self) -> None:
+        """Configure for a question of no consequence, as back ends may look at what is current."""
+        self.configure(Question(FAMILIES["gqa"], "", None, "auto", GQA_GROUP))
+
     def _current(self, *_: object) -> Any:
         return self._config
 
@@ -162,8 +164,8 @@ class Engine:
             cache_config=cache,
             model_config=Planted(
                 "model_config", use_mla=family.mla, hf_config=hf, hf_text_config=hf,
-                is_hybrid=False, is_diffusion=False, rswa_window=None, attn_type="decoder", dtype=DTYPE,
-                is_mm_prefix_lm=False, get_head_size=lambda: family.head_size,
+                is_hybrid=False, is_diffusion=False, rswa_window=None, attn_type="decoder",
+                dtype=DTYPE, is_mm_prefix_lm=False, get_head_size=lambda: family.head_size,
                 get_num_kv_heads=lambda _: family.kv_heads(question.heads),
                 get_num_attention_heads=lambda _: question.heads,
             ),
@@ -257,12 +259,13 @@ class _Course:
         update = getattr(type(self.engine.platform), "update_block_size_for_backend", None)
         if update is None:  # before 0.18 the platform settled it in one go
             return
-        layer = Planted("layer", get_attn_backend=lambda: backend)
+        together = self._together(backend)
+        layers = {str(at): _layer_of(one) for at, one in enumerate(together)}
         self.loader.module("vllm.config.vllm").__dict__.update(
-            get_layers_from_vllm_config=lambda *_: {"layer": layer},
+            get_layers_from_vllm_config=lambda *_: layers,
             set_current_vllm_config=Unknown("vllm.config.vllm.set_current_vllm_config"),
         )
-        type(self.engine.platform)._find_non_ssm_backends = classmethod(lambda *_: [backend])
+        type(self.engine.platform)._find_non_ssm_backends = classmethod(lambda *_: together)
         self._steps(update, {"cls": self.engine.platform, "vllm_config": self.config})
 
     def _construct(self, backend: Any) -> None:
@@ -276,6 +279,7 @@ class _Course:
             "kv_cache_dtype": question.kv_dtype,
             "attn_type": "decoder",
             "indexer": Planted("indexer"),
+            "topk_indices_buffer": Planted("topk_indices_buffer"),
             **LATENT,
         }
         self._initialise(implementation, implementation.__mro__, arguments)
@@ -289,9 +293,12 @@ class _Course:
         own = rest[0].__dict__["__init__"]
         thing = object.__new__(_bare(made))
         takes = inspect.signature(own).parameters
-        scope = {name: arguments.get(name) for name in takes if name != "self"}
-        scope = {k: ({} if takes[k].kind is inspect.Parameter.VAR_KEYWORD else v)
-                 for k, v in scope.items()}  # fmt: skip
+        rest_of = {name: value for name, value in arguments.items() if name not in takes}
+        scope = {
+            name: rest_of if one.kind is inspect.Parameter.VAR_KEYWORD else arguments.get(name)
+            for name, one in takes.items()
+            if name != "self"
+        }
         above = SimpleNamespace(
             __init__=lambda *_, **__: self._initialise(made, tuple(rest[1:]), arguments)
         )
@@ -300,12 +307,17 @@ class _Course:
 
     def _kernel(self, backend: Any) -> int:
         function = self._common()
-        groups = [backend]
-        if self.question.family.sparse:
-            groups.append(self.loader.resolve(INDEXER))
+        groups = self._together(backend)
         takes = list(inspect.signature(function).parameters)
         given = groups if takes[1] == "backends" else [Planted("g", backend=b) for b in groups]
         return int(call(self.loader, function, self.config.cache_config.block_size, given))
+
+    def _together(self, backend: Any) -> list[Any]:
+        """The back ends of a model's layers, in the order in which its layers are made: a sparse
+        model's indexer comes before its attention."""
+        if not self.question.family.sparse:
+            return [backend]
+        return [self.loader.resolve(INDEXER), backend]
 
     def _common(self) -> Any:
         shared = self.loader.module("vllm.v1.worker.utils")
@@ -322,9 +334,11 @@ class _Course:
             raise NotDerived(f"the block size in force rests on {got}")
         changed = asked is not None and got != asked
         moved = bool(self.question.backend) and self.backend_name != self.question.backend
-        said = self._said(got, moved) if changed or moved else None
-        decides = self.engine.platform.get_attn_backend_cls if moved else (
-            backend.get_supported_kernel_block_sizes
+        said = self._said(moved) if changed or moved else None
+        decides = (
+            self.engine.platform.get_attn_backend_cls
+            if moved
+            else (backend.get_supported_kernel_block_sizes)
         )
         return Answer(
             outcome=OVERRIDDEN if changed or moved else ALLOWED,
@@ -336,7 +350,7 @@ class _Course:
             evidence=f"{said.file}:{said.line}" if said else str(place(decides)),
         )
 
-    def _said(self, size: int, moved: bool) -> Said | None:
+    def _said(self, moved: bool) -> Said | None:
         marks = ("Cannot use",) if moved else ("block size", "block_size")
         for said in self.loader.log.said:
             if any(mark in said.words for mark in marks) and "prefers" not in said.words:
@@ -346,6 +360,10 @@ class _Course:
     def _steps(self, function: Any, scope: dict[str, Any]) -> None:
         for reason in doubts(steps(self.loader, function, scope)):
             raise NotDerived(f"{place(function)}, {reason}")
+
+
+def _layer_of(backend: Any) -> Planted:
+    return Planted("layer", get_attn_backend=lambda: backend)
 
 
 def _bare(made: type) -> type:

@@ -96,7 +96,7 @@ def steps(loader: Loader, function: Callable[..., Any], scope: dict[str, Any]) -
             break
         except (Exception, Undecided) as error:
             judged = _judged(loader.tree, error, within=plain.__qualname__)
-            if isinstance(judged, Refused):
+            if isinstance(judged, Refused) and is_asked(statement):
                 raise judged from error
             ran.skipped.append((statement, str(judged)))
             names.update({name: Unknown(f"{name} ({judged})") for name in bound(statement)})
@@ -125,11 +125,16 @@ def place(function: Any) -> Evidence:
     return Evidence(code.co_filename, code.co_firstlineno, code.co_qualname)
 
 
+def is_asked(statement: ast.AST) -> bool:
+    """Whether a statement is about something that is asked about."""
+    names = {getattr(one, "id", "") or getattr(one, "attr", "") for one in ast.walk(statement)}
+    return bool(names & ASKED)
+
+
 def matters(statement: ast.stmt) -> bool:
     """Whether a statement may change the answer: it sets a block size, or refuses on something
     that is asked about."""
     nodes = list(ast.walk(statement))
-    names = {getattr(node, "id", "") or getattr(node, "attr", "") for node in nodes}
     sets = any(
         isinstance(node, ast.Attribute)
         and isinstance(node.ctx, ast.Store)
@@ -137,7 +142,7 @@ def matters(statement: ast.stmt) -> bool:
         for node in nodes
     )
     refuses = any(isinstance(node, ast.Raise | ast.Assert) for node in nodes)
-    return sets or (refuses and bool(names & ASKED))
+    return sets or (refuses and is_asked(statement))
 
 
 def _judged(tree: Tree, error: BaseException, within: str = "") -> Refused | NotDerived:
@@ -171,8 +176,7 @@ def _is_deliberate(statement: ast.Raise | ast.Assert, error: Exception) -> bool:
     """
     if isinstance(statement, ast.Raise):
         return not isinstance(error, _MISREAD)
-    about = {getattr(one, "id", "") or getattr(one, "attr", "") for one in ast.walk(statement)}
-    return isinstance(error, AssertionError) and bool(str(error) or about & ASKED)
+    return isinstance(error, AssertionError) and bool(str(error) or is_asked(statement))
 
 
 @cache
