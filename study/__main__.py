@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from study import audit, fit, load
+    from study import audit, compat, fit, load
 
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -68,6 +68,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     fit.add_arguments(fits)
     fits.set_defaults(command=fit.main)
+
+    text = "what a version of the engine allows, overrides or refuses, read from its source"
+    compats = commands.add_parser("compat", help=text, description=text)
+    compat.add_arguments(compats)
+    compats.set_defaults(command=compat.main)
     return parser
 
 
