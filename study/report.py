@@ -1,17 +1,12 @@
 """The report: what it says, in what order, and the page it becomes.
 
-`90_report.ipynb` calls the functions here one by one; each gives things to display. `render`
+`90_report.ipynb` calls the functions here one by one; each gives things to display. `study.page`
 turns the executed notebook into one self-contained page.
 """
 
 from __future__ import annotations
 
-import html as markup
-import re
-import string
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 import pandas as pd
@@ -21,7 +16,7 @@ from study.chapter import Part, Shown, Text
 from study.chapters import CHAPTERS, theory
 from study.experiment import Experiment
 from study.sentences import Values
-from study.store import Store, write_atomically, write_json
+from study.store import Store, write_json
 from study.tables import Table
 
 
@@ -193,67 +188,3 @@ def written(notebook: str) -> Text:
     files = sorted(path for folder in folders for path in folder.glob(f"{notebook}-*"))
     lines = [f"- `{path.relative_to(paths.ROOT)}`" for path in files]
     return Text("\n".join(lines) or "No file was written.")
-
-
-# --- the page -------------------------------------------------------------------------------------
-
-HEADING = re.compile(r"<h([1-4])[^>]*>(.*?)</h\1>", re.DOTALL)
-ANCHOR = re.compile(r'<a class="anchor-link".*?</a>', re.DOTALL)
-TAG = re.compile(r"<[^>]+>")
-
-
-def render(executed: Path, html: Path) -> Path:
-    """Turn an executed notebook into one self-contained page; return its path."""
-    from nbconvert import HTMLExporter  # only who renders needs it
-
-    exporter = HTMLExporter(  # type: ignore[no-untyped-call]
-        template_name="basic",
-        embed_images=True,
-        exclude_input=True,
-        exclude_input_prompt=True,
-        exclude_output_prompt=True,
-    )
-    body, _ = exporter.from_filename(str(executed))
-    page = string.Template((paths.PACKAGE / "page.html").read_text())
-    body, headings = _numbered(body)
-    titles = [title for depth, _, title in headings if depth == 1]
-    title = titles[0] if titles else executed.stem
-    html.parent.mkdir(parents=True, exist_ok=True)
-    text = page.substitute(title=title, contents=_contents(headings), body=body)
-    write_atomically(html, text.encode())
-    return html
-
-
-Heading = tuple[int, str, str]  # depth, id, plain text (escaped)
-
-
-def _numbered(body: str) -> tuple[str, list[Heading]]:
-    """The body with an id on each heading, and the headings."""
-    headings: list[Heading] = []
-
-    def one(match: re.Match[str]) -> str:
-        depth, inner = int(match[1]), ANCHOR.sub("", match[2]).strip()
-        plain = markup.escape(markup.unescape(TAG.sub("", inner)))
-        identity = _slug(plain, {known for _, known, _ in headings})
-        headings.append((depth, identity, plain))
-        return f'<h{depth} id="{identity}">{inner}</h{depth}>'
-
-    return HEADING.sub(one, body), headings
-
-
-def _slug(text: str, taken: set[str]) -> str:
-    base = re.sub(r"[^a-z0-9]+", "-", markup.unescape(text).lower()).strip("-") or "section"
-    slug, number = base, 2
-    while slug in taken:
-        slug, number = f"{base}-{number}", number + 1
-    return slug
-
-
-def _contents(headings: Sequence[Heading]) -> str:
-    """The table of contents: headings of depth two and three, and four where they matter."""
-    items = [
-        f'<li class="depth-{depth}"><a href="#{identity}">{text}</a></li>'
-        for depth, identity, text in headings
-        if depth > 1
-    ]
-    return f"<ul>{''.join(items)}</ul>"

@@ -154,7 +154,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     executed = folder / "executed.ipynb"
     executed.write_text(new.writes(new.new_notebook(cells=cells)))
-    html = report.render(executed, folder / "out" / "report.html")
+    html = page.render(executed, folder / "out" / "report.html")
     assert html == folder / "out" / "report.html"
     return html.read_text()
 
