@@ -153,7 +153,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     tree = open_tree(options.wheel)
-    table, offloading = derive(tree), derive_offload(tree)
+    table, offloading = derive(tree, DEVICES), derive_offload(tree, DEVICES)
     if options.out is None:
         print(summary(table).to_string(index=False))
         return 0

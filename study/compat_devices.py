@@ -48,7 +48,6 @@ class Device:
     """
 
     name: str
-    gpu: str
     platform: str
     aiter: str = ""
     capability: tuple[int, int] | None = None
@@ -61,11 +60,10 @@ class Device:
         return self.platform.split(".")[0]
 
 
-def _rocm(name: str, gpu: str, architecture: str, *, aiter: bool) -> Device:
+def _rocm(name: str, architecture: str, *, aiter: bool) -> Device:
     properties = SimpleNamespace(gcnArchName=architecture, multi_processor_count=304)
     return Device(
         name=name,
-        gpu=gpu,
         aiter="on" if aiter else "off",
         platform="rocm.RocmPlatform",
         capability=(9, int(architecture[4])),
@@ -78,11 +76,10 @@ def _rocm(name: str, gpu: str, architecture: str, *, aiter: bool) -> Device:
     )
 
 
-def _cuda(name: str, gpu: str, capability: tuple[int, int]) -> Device:
+def _cuda(name: str, capability: tuple[int, int]) -> Device:
     properties = SimpleNamespace(multi_processor_count=132)
     return Device(
         name=name,
-        gpu=gpu,
         platform="cuda.NvmlCudaPlatform",
         capability=capability,
         plants={"torch.cuda.get_device_properties": lambda *_: properties},
@@ -90,10 +87,9 @@ def _cuda(name: str, gpu: str, capability: tuple[int, int]) -> Device:
     )
 
 
-def _cpu(name: str, gpu: str, *, amx: bool) -> Device:
+def _cpu(name: str, *, amx: bool) -> Device:
     return Device(
         name=name,
-        gpu=gpu,
         platform="cpu.CpuPlatform",
         plants={
             "torch.cpu._is_amx_tile_supported": lambda: amx,
@@ -103,15 +99,16 @@ def _cpu(name: str, gpu: str, *, amx: bool) -> Device:
     )
 
 
+# MI325X stands for gfx942 (MI300X too), MI355X for gfx950 (MI350X too), H100 for sm90 (H200 too).
 DEVICES = (
-    _rocm("MI325X", "gfx942: MI300X, MI325X", "gfx942", aiter=False),
-    _rocm("MI325X", "gfx942: MI300X, MI325X", "gfx942", aiter=True),
-    _rocm("MI355X", "gfx950: MI350X, MI355X", "gfx950", aiter=False),
-    _rocm("MI355X", "gfx950: MI350X, MI355X", "gfx950", aiter=True),
-    _cuda("H100", "sm90: H100, H200", (9, 0)),
-    _cuda("B200", "sm100: B200", (10, 0)),
-    _cpu("CPU", "x86 without AMX", amx=False),
-    _cpu("CPU with AMX", "x86 with AMX", amx=True),
+    _rocm("MI325X", "gfx942", aiter=False),
+    _rocm("MI325X", "gfx942", aiter=True),
+    _rocm("MI355X", "gfx950", aiter=False),
+    _rocm("MI355X", "gfx950", aiter=True),
+    _cuda("H100", (9, 0)),
+    _cuda("B200", (10, 0)),
+    _cpu("CPU", amx=False),
+    _cpu("CPU with AMX", amx=True),
 )
 
 

@@ -8,11 +8,8 @@ from __future__ import annotations
 import ast
 import hashlib
 import re
-import sys
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from importlib import metadata, util
 from pathlib import Path
 
@@ -44,7 +41,7 @@ class Tree:
         if path.is_dir():
             self._files = {
                 str(file.relative_to(path)): file
-                for file in _python_files(path / PACKAGE)
+                for file in (path / PACKAGE).rglob("*.py")
                 if "__pycache__" not in file.parts
             }
         elif zipfile.is_zipfile(path):
@@ -90,11 +87,6 @@ class Tree:
                 return Parsed(name, file, ast.parse(self.text(file), file), is_package)
         return None
 
-    @cached_property
-    def where(self) -> str:
-        """What it was, in words that name no path of a machine."""
-        return "the installed engine" if self.path in map(Path, sys.path) else self.path.name
-
 
 def open_tree(what: str) -> Tree:
     """`installed`, a folder, or a wheel file."""
@@ -114,10 +106,6 @@ def installed_version() -> str:
         except metadata.PackageNotFoundError:
             continue
     raise StudyError("no vLLM is installed here; give a wheel or a folder with --wheel PATH")
-
-
-def _python_files(folder: Path) -> Iterator[Path]:
-    return folder.rglob("*.py")
 
 
 def _is_source(name: str) -> bool:

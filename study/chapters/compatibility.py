@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from study import compat, compat_rules, style
+from study import compat, compat_rules, platform, style
 from study.compat_source import open_tree
 from study.compat_stages import ALLOWED, OVERRIDDEN, REFUSED, UNKNOWN
 from study.errors import StudyError
@@ -265,12 +265,13 @@ def lead(table: pd.DataFrame, found: tuple[compat_rules.Found, ...], values: Val
     return " ".join(said)
 
 
-def live(table: pd.DataFrame, values: Values, kind: str = "cpu") -> str:
+def live(table: pd.DataFrame, values: Values) -> str:
     """The installed engine derived again, beside the committed table of its version."""
     try:
         tree = open_tree("installed")
     except StudyError as error:
         return f"Not derived again: {error}."
+    kind = platform.engine().kind
     devices = [device for device in compat.DEVICES if device.kind == kind]
     derived = by_device_and_heads(compat.derive(tree, devices))
     version = values.label("compatibility.installed", tree.version)
