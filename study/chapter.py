@@ -62,6 +62,19 @@ class Chapter(Protocol):
         """Figures, tables and sentences, each kept under `<notebook>-...`."""
 
 
+class Analysis(Protocol):
+    """A module of study.chapters: how a notebook that measures nothing is told, with its title."""
+
+    def summary(self, values: Values) -> list[Shown]:
+        """What was found, in a few sentences."""
+
+    def results(self, values: Values) -> list[Shown]:
+        """Figures, tables and sentences."""
+
+    def appendix(self, values: Values) -> list[Shown]:
+        """What only some readers want: every row."""
+
+
 def read(experiment: Experiment, setup: dict[str, Any], store: Store | None = None) -> Part:
     """Everything on disk that the experiment asks for, from this machine and engine."""
     store = store or Store()

@@ -166,6 +166,7 @@ class Experiment(BaseModel, ABC):
 
     notebook: ClassVar[str]
     name: ClassVar[str]
+    title: ClassVar[str]
     question: ClassVar[str]
     reads: ClassVar[str] = ""  # another experiment whose launches it shares, if any
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from study import beside, chapter, ledgers, machine, paths, pictures, plan, sentences, tables
 from study.chapter import Part, Shown, Text
-from study.chapters import CHAPTERS, theory
+from study.chapters import ANALYSES, CHAPTERS, belief, others, theory
 from study.experiment import Experiment
 from study.sentences import Values
 from study.store import Store, write_json
@@ -29,6 +29,13 @@ class Profile(Protocol):
     def description(self) -> str: ...
     @property
     def experiments(self) -> dict[str, Experiment]: ...
+    @property
+    def analyses(self) -> tuple[str, ...]: ...
+
+
+# What is measured for the sake of all other numbers has sections of its own.
+INSTRUMENT, PHYSICS = "10_instrument", "70_theory"
+LEAD = 2  # of an analysis' summary: its title, and the one sentence that says most
 
 
 @dataclass(frozen=True)
@@ -38,20 +45,31 @@ class Study:
     profile: str
     description: str
     parts: tuple[Part, ...]
+    analyses: tuple[str, ...] = ()
     values: Values = field(default_factory=Values)
 
     @property
     def own(self) -> tuple[Part, ...]:
-        """Parts such that each window is in exactly one: those that read another's are left out."""
+        """Parts such that each launch is in exactly one: those that read another's are left out."""
         present = {part.name for part in self.parts}
-        return tuple(part for part in self.parts if part.experiment.reads not in present)
+        own = (part for part in self.parts if part.experiment.reads not in present)
+        return tuple(part for part in own if part.launches)
+
+    def told_in(self, *notebooks: str) -> tuple[Part, ...]:
+        """The parts of these notebooks, as far as the profile has them."""
+        return tuple(part for part in self.parts if part.notebook in notebooks)
+
+    @property
+    def asked(self) -> tuple[Part, ...]:
+        """The parts that ask something of a server."""
+        return tuple(part for part in self.parts if part.notebook not in (INSTRUMENT, PHYSICS))
 
 
 def read(profile: Profile, store: Store | None = None) -> Study:
     """Everything on disk that the profile asks for, from this machine and engine."""
     setup = plan.setup()
     parts = (chapter.read(one, setup, store) for one in profile.experiments.values())
-    return Study(profile.name, profile.description, tuple(parts))
+    return Study(profile.name, profile.description, tuple(parts), profile.analyses)
 
 
 # --- the sections, in reading order ---------------------------------------------------------------
@@ -60,12 +78,14 @@ def read(profile: Profile, store: Store | None = None) -> Study:
 def summary(study: Study) -> list[Shown]:
     """What was found, with intervals, and how far it can be trusted."""
     shown: list[Shown] = []
-    for part in study.parts:
-        shown.append(_title(part))
+    for part in (*study.asked, *study.told_in(PHYSICS), *study.told_in(INSTRUMENT)):
+        shown.append(Text(f"### {part.experiment.question}"))
         shown += CHAPTERS[part.notebook].summary(part, study.values)
         if part.name in {one.name for one in study.own}:
             said = sentences.outcomes(part.name, part.found, part.launches, study.values)
             shown.append(Text(said))
+    for notebook in study.analyses:
+        shown += ANALYSES[notebook].summary(study.values)[:LEAD]
     return shown
 
 
@@ -98,6 +118,14 @@ def a_window(study: Study) -> list[Shown]:
     ]
 
 
+def believed(study: Study) -> list[Shown]:
+    """What the gates say of all windows; what the instrument adds, and who agrees with it."""
+    shown: list[Shown] = [Text("### Verdicts"), *belief.results(study.own, study.values)]
+    for part in study.told_in(INSTRUMENT):
+        shown += [_title(part), *CHAPTERS[part.notebook].results(part, study.values)]
+    return shown
+
+
 def measured(study: Study) -> list[Shown]:
     """What became of every launch, arm and window."""
     shown: list[Shown] = []
@@ -116,10 +144,17 @@ def measured(study: Study) -> list[Shown]:
 def results(study: Study) -> list[Shown]:
     """Figures and tables of every experiment."""
     shown: list[Shown] = []
-    for part in study.parts:
-        shown.append(_title(part))
-        shown += CHAPTERS[part.notebook].results(part, study.values)
-    return [*shown, Text("### Every window beside its bound"), _bounds(study)]
+    for part in study.asked:
+        shown += [_title(part), *CHAPTERS[part.notebook].results(part, study.values)]
+    return shown
+
+
+def physics(study: Study) -> list[Shown]:
+    """What memory and arithmetic allow, and every arm beside it."""
+    shown: list[Shown] = []
+    for part in study.told_in(PHYSICS):
+        shown += [_title(part), *CHAPTERS[part.notebook].results(part, study.values)]
+    return [*shown, Text("### Every arm beside its bound"), _bounds(study)]
 
 
 def _bounds(study: Study) -> Table:
@@ -127,6 +162,15 @@ def _bounds(study: Study) -> Table:
     seen = [beside.windows(part.found.windows, device) for part in study.own]
     together = pd.concat(seen) if seen else beside.windows(pd.DataFrame(), device)
     return theory.by_arm(together, device).keep("90_report-bounds")
+
+
+def published(study: Study) -> list[Shown]:
+    """What others have published, derived again, and what each version of the engine allows."""
+    shown: list[Shown] = []
+    for notebook in study.analyses:
+        told = ANALYSES[notebook]
+        shown += [*told.summary(study.values), *told.results(study.values)[1:]]
+    return shown or [Text("Left out: this report was narrowed to other notebooks.")]
 
 
 def confounds(study: Study) -> list[Shown]:
@@ -155,11 +199,15 @@ def appendix(study: Study) -> list[Shown]:
         setup = ledgers.setup(part.experiment, part.launches, part.records)
         shown += [_title(part), Text("#### Every window"), windows]
         shown += [Text("#### The setup in full"), setup.keep(f"{part.notebook}-setup")]
+    for notebook in study.analyses:
+        shown += ANALYSES[notebook].appendix(study.values)
+    if study.analyses:
+        shown += [Text("### Results of others, judged"), *others.appendix(study.values)]
     return shown
 
 
 def _title(part: Part) -> Text:
-    return Text(f"### {part.experiment.question}")
+    return Text(f"### {part.experiment.title}")
 
 
 def rerun(study: Study) -> list[Shown]:

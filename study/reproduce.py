@@ -8,9 +8,9 @@ from pathlib import Path
 
 from study import budget, notebooks, paths, plan, platform, profiles, standing
 from study.budget import Budget
+from study.page import render
 from study.plan import Launch
 from study.profiles import Choice, Profile
-from study.page import render
 from study.store import Store
 
 NOTEBOOK_S = 9.0  # a notebook's own cells: its kernel, tables and figures

@@ -16,6 +16,7 @@ from telling import digits_typed, rendered, text_of, untold
 from study import figures, report, sentences
 from study.errors import StudyError
 from study.frames import Frames
+from study.page import render
 from study.sentences import Values
 
 ASKED = stub.experiment(depths=[4, 8])
@@ -154,7 +155,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     executed = folder / "executed.ipynb"
     executed.write_text(new.writes(new.new_notebook(cells=cells)))
-    html = page.render(executed, folder / "out" / "report.html")
+    html = render(executed, folder / "out" / "report.html")
     assert html == folder / "out" / "report.html"
     return html.read_text()
 

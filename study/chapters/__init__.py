@@ -1,9 +1,18 @@
-"""How each experiment is told in the report: a module each, in the form of `study.chapter`."""
+"""How the report is told: a module for each experiment and each analysis (see `study.chapter`)."""
 
 from typing import cast
 
-from study.chapter import Chapter
-from study.chapters import aiter, architecture, block_size, offload, saturation, theory
+from study.chapter import Analysis, Chapter
+from study.chapters import (
+    aiter,
+    architecture,
+    block_size,
+    claims,
+    compatibility,
+    offload,
+    saturation,
+    theory,
+)
 
 CHAPTERS: dict[str, Chapter] = {
     "20_architecture": cast(Chapter, architecture),
@@ -12,4 +21,8 @@ CHAPTERS: dict[str, Chapter] = {
     "50_aiter": cast(Chapter, aiter),
     "60_saturation": cast(Chapter, saturation),
     "70_theory": cast(Chapter, theory),
+}
+ANALYSES: dict[str, Analysis] = {
+    "00_claims": cast(Analysis, claims),
+    "05_compatibility": cast(Analysis, compatibility),
 }

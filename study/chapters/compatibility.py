@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
 from study import compat, compat_rules, platform, style
+from study.chapter import Shown, Text
 from study.compat_source import open_tree
 from study.compat_stages import ALLOWED, OVERRIDDEN, REFUSED, UNKNOWN
 from study.errors import StudyError
@@ -30,6 +31,31 @@ COLOUR = {
 }
 SWITCHED = "≠"
 FADED = 0.75
+
+
+BOOK = "05_compatibility"
+TITLE = "What each version of the engine allows"
+
+
+def summary(values: Values) -> list[Shown]:
+    """How much was derived, the confound, and what became of the articles' rules."""
+    return [Text(f"### {TITLE}"), Text(f"> {lead(compat.read(), compat_rules.judged(), values)}")]
+
+
+def results(_: Values) -> list[Shown]:
+    """Block sizes by version, flags that select a back end, and the articles' rules."""
+    table = compat.read()
+    return [
+        Text(f"### {TITLE}"),
+        grid(table).keep(f"{BOOK}-grid"),
+        switches(table).keep(f"{BOOK}-switches"),
+        rules(compat_rules.judged()).keep(f"{BOOK}-rules"),
+    ]
+
+
+def appendix(_: Values) -> list[Shown]:
+    """What changed from version to version."""
+    return [Text(f"### {TITLE}"), changes(compat.read()).keep(f"{BOOK}-changes")]
 
 
 def by_device_and_heads(table: pd.DataFrame) -> pd.DataFrame:

@@ -51,6 +51,7 @@ class Aiter(Loaded):
 
     notebook: ClassVar[str] = "50_aiter"
     name: ClassVar[str] = "aiter"
+    title: ClassVar[str] = "Engine-side switches"
     question: ClassVar[str] = (
         "What do engine-side switches change in speed and in its variability: AITER on ROCm, "
         "compilation everywhere?"

@@ -16,6 +16,7 @@ class Architecture(Loaded):
 
     notebook: ClassVar[str] = "20_architecture"
     name: ClassVar[str] = "architecture"
+    title: ClassVar[str] = "Architecture"
     question: ClassVar[str] = (
         "What do the attention family and the feed-forward family cost a server, all else equal?"
     )

@@ -16,6 +16,7 @@ class BlockSize(Loaded):
 
     notebook: ClassVar[str] = "30_block_size"
     name: ClassVar[str] = "block_size"
+    title: ClassVar[str] = "KV block size"
     question: ClassVar[str] = (
         "Which KV block sizes does the engine really run for each attention family, and what do "
         "they change?"

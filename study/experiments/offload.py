@@ -43,6 +43,7 @@ class Offload(Serving):
 
     notebook: ClassVar[str] = "40_offload"
     name: ClassVar[str] = "offload"
+    title: ClassVar[str] = "KV offload"
     question: ClassVar[str] = (
         "What does KV offload save when a prompt comes back after memory has dropped it?"
     )

@@ -20,6 +20,7 @@ class Saturation(Architecture):
     notebook: ClassVar[str] = "60_saturation"
     name: ClassVar[str] = "saturation"
     reads: ClassVar[str] = Architecture.name
+    title: ClassVar[str] = "Saturation"
     question: ClassVar[str] = "At how many requests in flight does throughput stop rising, and why?"
 
     saturated: NoModels = Field(
