@@ -20,7 +20,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import least_squares
 
 from study.errors import StudyError, unknown_name
-from study.stats import CONFIDENCE, Floats, Interval, mean_interval_log
+from study.interval import CONFIDENCE, Floats, Interval
+from study.stats import mean_interval_log
 
 SHARE = 0.95  # of the fitted maximum
 LEAST_LEVELS = 4  # two for each of two lines
