@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from study.errors import StudyError
-from study.interval import Interval
+from study.interval import Interval, bonferroni
 from study.stats import Comparison, Contrast
 
 MARGIN = 0.05  # the largest difference that counts as none, as a share; stated before measuring
@@ -71,8 +71,9 @@ def equivalent(compared: Comparison | Contrast, margin: float = MARGIN) -> Equiv
     limit, level = np.log1p(margin), 1 - found.effect.confidence
     one_sided = max(found.estimate.p_above(-limit), found.estimate.p_below(limit))
     p_value = float(np.minimum(1, found.comparisons * one_sided))  # NaN stays
-    within = found.estimate.interval(1 - 2 * level, found.comparisons).exponentiated("ratio")
-    within = replace(within, method=f"two one-sided paired {within.method}", unit="blocks")
+    within = found.estimate.interval(1 - 2 * level, found.comparisons)
+    method = "interval of two one-sided t tests" + bonferroni(found.comparisons)
+    within = replace(within, method=method, unit="blocks").exponentiated("ratio")
     verdict = _verdict(different=found.p_value < level, small=p_value < level)
     return Equivalence(within, p_value, margin, verdict)
 

@@ -17,8 +17,7 @@ from study.errors import StudyError
 Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
-T_LOG = "t interval on the log scale"
-T_PLAIN = "t interval"
+T = "t interval"
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class Interval:
     def exponentiated(self, statistic: str) -> Interval:
         """The same interval of a log value, as one of the value."""
         low, point, high = (float(np.exp(value)) for value in (self.low, self.point, self.high))
-        method = self.method.replace(T_PLAIN, T_LOG)
+        method = self.method.replace("interval", "interval on the log scale", 1)
         return replace(self, statistic=statistic, low=low, point=point, high=high, method=method)
 
 
@@ -71,7 +70,7 @@ class Estimate:
         All of them together then hold with `confidence`.
         """
         reach = t_quantile(confidence, self.degrees, comparisons) * self.error
-        method = T_PLAIN + bonferroni(comparisons)
+        method = T + bonferroni(comparisons)
         low, high = self.value - reach, self.value + reach
         return Interval("mean", self.value, low, high, confidence, method, self.n)
 
@@ -117,9 +116,9 @@ def t_quantile(confidence: float, degrees: float, comparisons: int = 1) -> float
     return float(special.stdtrit(degrees, 1 - (1 - confidence) / 2 / comparisons))
 
 
-def bonferroni(comparisons: int) -> str:
-    """How a method's name goes on when it is adjusted for so many comparisons."""
-    return f", Bonferroni over {comparisons} comparisons" if comparisons > 1 else ""
+def bonferroni(count: int, of: str = "comparisons") -> str:
+    """How a method's name goes on when it is adjusted for so many."""
+    return f", Bonferroni over {count} {of}" if count > 1 else ""
 
 
 def finite(values: ArrayLike) -> Floats:

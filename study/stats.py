@@ -38,6 +38,7 @@ __all__ = [
     "launch_means",
     "mean_interval",
     "mean_interval_log",
+    "of_blocks",
     "paired_ratio",
 ]
 
@@ -137,7 +138,7 @@ def contrast(
     counted. StudyError for a missing column, an arm twice in a block, or weights that do not
     sum to 0. An arm that appears nowhere gives an effect of NaN over 0 blocks.
     """
-    paired, dropped = _paired(frame, value, weights, factor, block)
+    paired, blocks = _paired(frame, value, weights, factor, block)
     if log and (paired.to_numpy() <= 0).any():
         raise StudyError(
             f"{value} must be positive for a ratio; the smallest was {paired.to_numpy().min():g}. "
@@ -145,13 +146,28 @@ def contrast(
         )
     scaled = np.log(paired.to_numpy()) if log else paired.to_numpy()
     per_block = scaled @ np.array(list(weights.values()), dtype=np.float64)
+    return of_blocks(per_block, log, blocks, comparisons, confidence)
+
+
+def of_blocks(
+    per_block: ArrayLike,
+    log: bool = True,
+    blocks: int | None = None,
+    comparisons: int = 1,
+    confidence: float = CONFIDENCE,
+) -> Contrast:
+    """A contrast from its value in each block (with `log`: of logs), Student's t over blocks.
+
+    Of `blocks` in all, those without a value here were dropped.
+    """
     estimate = estimate_mean(per_block)
     interval = estimate.interval(confidence, comparisons)
     method = f"paired {interval.method}"
     interval = replace(interval, statistic="contrast", unit="blocks", method=method)
     effect = interval.exponentiated("ratio") if log else interval
+    dropped = 0 if blocks is None else blocks - estimate.n
     p_value = estimate.p_value(comparisons)
-    return Contrast(effect, p_value, len(paired), dropped, estimate, comparisons)
+    return Contrast(effect, p_value, estimate.n, dropped, estimate, comparisons)
 
 
 def paired_ratio(
@@ -195,7 +211,7 @@ def launch_means(windows: pd.DataFrame, metrics: Sequence[str] | None = None) ->
     long: arm, block, launch, workload, level, metric, value. Windows of one launch at the same
     load are averaged; a metric that no window of the launch could give is NaN.
     """
-    _require_columns(windows, [*LAUNCH_KEYS, "verdict", *(metrics or ())])
+    require_columns(windows, [*LAUNCH_KEYS, "verdict", *(metrics or ())])
     names = metrics if metrics is not None else _measured(windows)
     valid = windows[windows["verdict"] == "valid"]
     means = valid.groupby(list(LAUNCH_KEYS), dropna=False, as_index=False)[list(names)].mean()
@@ -251,30 +267,36 @@ def _cells_of(
 def _paired(
     frame: pd.DataFrame, value: str, weights: Mapping[str, float], factor: str, block: str
 ) -> tuple[pd.DataFrame, int]:
-    """Blocks x arms without gaps, in the order of `weights`, and how many blocks were dropped."""
-    _require_columns(frame, [value, factor, block])
+    """Blocks x arms without gaps, in the order of `weights`, and how many blocks there were."""
+    require_columns(frame, [value, factor, block])
     if len(weights) < 2 or abs(sum(weights.values())) > 1e-9 * max(map(abs, weights.values())):
         raise StudyError(
             f"A contrast needs at least two arms with weights that sum to 0; it had {weights}."
         )
     wanted = frame[frame[factor].isin(list(weights))]
-    twice = wanted.duplicated([block, factor])
+    require_once(wanted, factor, block)
+    table = wanted.pivot(index=block, columns=factor, values=value).reindex(columns=list(weights))
+    paired = table.astype("float64").dropna()
+    return paired, len(table)
+
+
+def require_once(frame: pd.DataFrame, factor: str, block: str) -> None:
+    """StudyError when a block holds an arm several times."""
+    twice = frame.duplicated([block, factor])
     if twice.any():
-        row = wanted[twice].iloc[0]
+        row = frame[twice].iloc[0]
         raise StudyError(
             f"Each block must hold {factor} {row[factor]} once; block {row[block]} holds it "
             "several times. Pass one value per arm and block: one workload, level and metric."
         )
-    table = wanted.pivot(index=block, columns=factor, values=value).reindex(columns=list(weights))
-    paired = table.astype("float64").dropna()
-    return paired, len(table) - len(paired)
 
 
 def _measured(windows: pd.DataFrame) -> list[str]:
     return [field.name for field in fields(WindowSummary) if field.name in windows.columns]
 
 
-def _require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
+def require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """StudyError that names the columns that the frame lacks."""
     missing = [name for name in names if name not in frame.columns]
     if missing:
         raise StudyError(
