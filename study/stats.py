@@ -23,8 +23,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from study import bootstrap
 from study.errors import StudyError
-from study.interval import CONFIDENCE, Estimate, Floats, Interval, estimate_mean, logs
+from study.interval import CONFIDENCE, Estimate, Floats, Interval, estimate_mean, finite, logs
 from study.steady import WindowSummary
 
 __all__ = [
@@ -39,9 +40,11 @@ __all__ = [
     "mean_interval",
     "mean_interval_log",
     "of_blocks",
+    "over_launches",
     "paired_ratio",
 ]
 
+ADVICE = "Use mean_interval for differences and slopes."
 LAUNCH_KEYS = ("arm", "block", "launch", "workload", "level")
 
 
@@ -112,8 +115,22 @@ def mean_interval_log(
 
     StudyError when a value is not positive: take `mean_interval` for such.
     """
-    given = logs(values, "Use mean_interval for differences and slopes.")
+    given = logs(values, ADVICE)
     return mean_interval(given, confidence, comparisons).exponentiated("geometric mean")
+
+
+def over_launches(values: ArrayLike, log: bool = True, confidence: float = CONFIDENCE) -> Interval:
+    """The interval for as many launches as there are: Student's t, from 10 on BCa's bootstrap.
+
+    `values`: one per launch, NaN is left out. With `log` they must be positive, and the point is
+    the geometric mean; else it is the arithmetic one.
+    """
+    few = finite(values).size < bootstrap.LEAST
+    if few:
+        return (mean_interval_log if log else mean_interval)(values, confidence)
+    if not log:
+        return bootstrap.bca_mean(values, confidence)
+    return bootstrap.bca_mean(logs(values, ADVICE), confidence).exponentiated("geometric mean")
 
 
 def contrast(
@@ -227,8 +244,8 @@ def intervals(
     """Intervals over launches, one row per cell of `by` and metric.
 
     Columns: those of `by`, metric, point, low, high, confidence, method, n. A cell whose windows
-    are all void stays, with n = 0 and NaN. A metric that is positive everywhere gets the log
-    scale, any other the plain t interval, the same in all its cells. StudyError when a launch
+    are all void stays, with n = 0 and NaN; the others are `over_launches`. A metric that is
+    positive everywhere gets the log scale in all its cells. StudyError when a launch
     would enter one cell twice: launches are what is counted, so `by` must tell them apart.
     """
     outside = [name for name in by if name not in LAUNCH_KEYS]
@@ -255,11 +272,10 @@ def _cells_of(
     means: pd.DataFrame, by: Sequence[str], cells: pd.DataFrame, confidence: float
 ) -> list[tuple[tuple[Hashable, ...], dict[str, object]]]:
     """Each cell with its interval as a row, for one metric."""
-    positive = not (means["value"] <= 0).any()
-    estimate = mean_interval_log if positive else mean_interval
+    log = not (means["value"] <= 0).any()
     values = {key: group["value"] for key, group in means.groupby(list(by))}
     return [
-        (cell, asdict(estimate(values.get(cell, pd.Series(dtype=float)), confidence)))
+        (cell, asdict(over_launches(values.get(cell, pd.Series(dtype=float)), log, confidence)))
         for cell in cells.itertuples(index=False, name=None)
     ]
 
