@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from study.errors import unknown_name
 from study.interval import CONFIDENCE, Estimate, Floats, Interval, logs
 from study.stats import require_columns, require_once
+
+Places = NDArray[np.intp]
 
 POOLED = "t interval, variance pooled over arms"
 
@@ -106,9 +108,7 @@ def additive(
     return fit(y, arm, place, tuple(map(str, arms)), len(blocks))
 
 
-def fit(
-    y: Floats, arm: ArrayLike, block: ArrayLike, arms: tuple[str, ...], blocks: int
-) -> Additive:
+def fit(y: Floats, arm: Places, block: Places, arms: tuple[str, ...], blocks: int) -> Additive:
     """The fit from arrays: log values, and for each the place of its arm and of its block."""
     of_arm = np.eye(len(arms))[arm]
     of_block = np.eye(blocks)[block]

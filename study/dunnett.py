@@ -107,14 +107,34 @@ def against(
     """
     wanted = frame[frame[factor].isin([baseline, *treatments])]
     model = additive(wanted, value, factor=factor, block=block)
-    estimates = {one: model.difference(one, baseline) for one in treatments}
-    largest = Largest(model.degrees, _correlation(model, estimates, baseline))
-    reach = largest.quantile(1 - (1 - confidence) / families)
+    together = simultaneous(model, baseline, treatments, families, confidence)
     blocks = wanted[block].nunique()
     return {
-        one: _contrast(said, largest, reach, families, confidence, blocks - said.n)
-        for one, said in estimates.items()
+        one: _contrast(said, together, families, confidence, blocks - said.n)
+        for one, said in together.estimates.items()
     }
+
+
+@dataclass(frozen=True)
+class Simultaneous:
+    """log(treatment / baseline) of each treatment; within `reach` standard errors all hold."""
+
+    estimates: dict[str, Estimate]
+    largest: Largest
+    reach: float
+
+
+def simultaneous(
+    model: Additive,
+    baseline: str,
+    treatments: Sequence[str],
+    families: int = 1,
+    confidence: float = CONFIDENCE,
+) -> Simultaneous:
+    """Differences from the baseline in a fit, and how far the limits of all of them reach."""
+    estimates = {one: model.difference(one, baseline) for one in treatments}
+    largest = Largest(model.degrees, _correlation(model, estimates, baseline))
+    return Simultaneous(estimates, largest, largest.quantile(1 - (1 - confidence) / families))
 
 
 def _correlation(model: Additive, estimates: Mapping[str, Estimate], baseline: str) -> Correlation:
@@ -130,13 +150,13 @@ def _correlation(model: Additive, estimates: Mapping[str, Estimate], baseline: s
 
 
 def _contrast(
-    said: Estimate, largest: Largest, reach: float, families: int, confidence: float, dropped: int
+    said: Estimate, together: Simultaneous, families: int, confidence: float, dropped: int
 ) -> Contrast:
-    low, high = said.value - reach * said.error, said.value + reach * said.error
+    low, high = (said.value + sign * together.reach * said.error for sign in (-1, 1))
     method = METHOD + bonferroni(families, "families")
     interval = Interval("mean", said.value, low, high, confidence, method, said.n, "blocks")
     with np.errstate(divide="ignore"):
         t = float(np.divide(said.value, said.error)) if said.value else 0.0
-    p_value = float(np.minimum(1, families * largest.beyond(t)))
-    comparisons = families * max(1, largest.count)
+    p_value = float(np.minimum(1, families * together.largest.beyond(t)))
+    comparisons = families * max(1, together.largest.count)
     return Contrast(interval.exponentiated("ratio"), p_value, said.n, dropped, said, comparisons)

@@ -18,6 +18,7 @@ Floats = NDArray[np.float64]
 
 CONFIDENCE = 0.95
 T = "t interval"
+ON_LOG = "interval on the log scale"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Interval:
     def exponentiated(self, statistic: str) -> Interval:
         """The same interval of a log value, as one of the value."""
         low, point, high = (float(np.exp(value)) for value in (self.low, self.point, self.high))
-        method = self.method.replace("interval", "interval on the log scale", 1)
+        method = self.method.replace("interval", ON_LOG, 1)
         return replace(self, statistic=statistic, low=low, point=point, high=high, method=method)
 
 

@@ -25,11 +25,21 @@ from numpy.typing import ArrayLike
 
 from study import bootstrap
 from study.errors import StudyError
-from study.interval import CONFIDENCE, Estimate, Floats, Interval, estimate_mean, finite, logs
+from study.interval import (
+    CONFIDENCE,
+    ON_LOG,
+    Estimate,
+    Floats,
+    Interval,
+    estimate_mean,
+    finite,
+    logs,
+)
 from study.steady import WindowSummary
 
 __all__ = [
     "CONFIDENCE",
+    "ON_LOG",
     "Comparison",
     "Contrast",
     "Floats",

@@ -22,7 +22,11 @@ compared = partial(against, value="tok_s", baseline="a")
 
 
 def launches(
-    seed: int, blocks: int = 3, sd: float = 0.02, between: float = 0.1, truth: tuple = WHOLE
+    seed: int,
+    blocks: int = 3,
+    sd: float = 0.02,
+    between: float = 0.1,
+    truth: tuple[float, ...] = WHOLE,
 ) -> pd.DataFrame:
     """One launch of every arm in each block."""
     rng = np.random.default_rng(seed)

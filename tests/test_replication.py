@@ -23,7 +23,7 @@ def launches(rng: np.random.Generator, sd: float, *shape: int) -> Floats:
 
 
 def binomially(share: float, runs: int, nominal: float = 0.95) -> bool:
-    return abs(share - nominal) < 3 * np.sqrt(nominal * (1 - nominal) / runs)
+    return bool(abs(share - nominal) < 3 * np.sqrt(nominal * (1 - nominal) / runs))
 
 
 def test_the_launches_needed_are_known_by_hand() -> None:
