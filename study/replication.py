@@ -9,9 +9,10 @@ the interval looks narrow enough does not. Widths are relative and on the log sc
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 from study.errors import StudyError
@@ -73,6 +74,24 @@ def needed(
     reach = t_quantile(confidence, given.size - 1, comparisons) * spread / np.log1p(half_width)
     total = max(given.size, int(np.ceil(reach**2)))
     return Replication(half_width, confidence, comparisons, given.size, spread, total)
+
+
+def needed_by_cell(values: pd.DataFrame, half_width: float = HALF_WIDTH) -> pd.DataFrame:
+    """`needed` for each arm, workload and level with at least two launches.
+
+    `values` as from `study.stats.launch_means`, of one metric. Columns: arm, workload, level, the
+    fields of `Replication`, and more.
+    """
+    by = ["arm", "workload", "level"]
+    known = values.dropna(subset=["value"])
+    pilots = {cell: group["value"] for cell, group in known.groupby(by, sort=False)}
+    found = {cell: needed(one, half_width) for cell, one in pilots.items() if len(one) > 1}
+    rows = [
+        {**dict(zip(by, cell, strict=True)), **asdict(said), "more": said.more}
+        for cell, said in found.items()
+    ]
+    names = [field.name for field in fields(Replication)]
+    return pd.DataFrame(rows, columns=[*by, *names, "more"])
 
 
 def two_stage_interval(

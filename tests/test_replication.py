@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.stats
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from study.bootstrap import bca_mean
 from study.errors import StudyError
 from study.interval import Floats
-from study.replication import PILOT, needed, two_stage_interval
+from study.replication import PILOT, needed, needed_by_cell, two_stage_interval
 from study.stats import mean_interval, mean_interval_log, over_launches
 
 PILOTS = st.lists(st.floats(50, 200), min_size=2, max_size=8)
@@ -78,6 +79,23 @@ def test_to_look_until_it_is_narrow_enough_does_not_hold() -> None:
             values = np.append(values, launches(rng, 0.05, 1))
         inside += found.low <= 100 <= found.high
     assert inside / runs < 0.93
+
+
+def test_each_arm_and_level_has_its_own_need() -> None:
+    rows = [
+        (arm, "chat", level, 100 * level * (1 + share * block))
+        for arm, share in (("quiet", 0.001), ("noisy", 0.05))
+        for level in (1, 8)
+        for block in range(3)
+    ]
+    frame = pd.DataFrame(rows, columns=["arm", "workload", "level", "value"])
+    frame.loc[frame["level"] == 8, "value"] = [np.nan, np.nan, 1, 1, 2, 3]
+    found = needed_by_cell(frame).set_index(["arm", "level"])
+    assert list(found.index) == [("quiet", 1), ("noisy", 1), ("noisy", 8)]
+    assert found.loc[("quiet", 1), "more"] == 0
+    noisy = needed([100.0, 105.0, 110.0])
+    assert found.loc[("noisy", 1), "total"] == noisy.total > 3
+    assert needed_by_cell(frame.iloc[:0]).empty
 
 
 def test_bad_pilots_are_refused() -> None:
