@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from study import stats, theory
+from study.equivalence import equivalent
 from study.frames import NOT_MEASURED, Frames
 from study.plan import Launch
 
@@ -23,7 +24,7 @@ FACTORS = ("model", "attention", "feed_forward", "layers")
 CELL = ("layers", "workload", "level")
 LIMITS = ("point", "low", "high")
 INTERVAL = (*LIMITS, "confidence", "method", "n")
-TEST = ("p_value", "dropped")
+TEST = ("p_value", "dropped", "equivalence_p", "equivalence")
 SIDES = tuple(f"{side}_{name}" for side in ("baseline", "treatment") for name in LIMITS)
 RATIO = (*INTERVAL, *TEST, *SIDES)
 
@@ -167,13 +168,24 @@ def paired(
 ) -> dict[str, object]:
     """`stats.paired_ratio` of launch values as the columns RATIO.
 
-    That is the interval of the ratio, p_value, dropped (blocks), and for each side its absolute
-    value over the same blocks (`baseline_point`, `_low`, `_high`, `treatment_...`).
+    That is the interval of the ratio, TEST, and for each side its absolute value over the same
+    blocks (`baseline_point`, `_low`, `_high`, `treatment_...`).
     """
     said = stats.paired_ratio(values, "value", factor, treatment, baseline, comparisons=comparisons)
     sides = as_columns(said.baseline, LIMITS, "baseline_")
     sides |= as_columns(said.treatment, LIMITS, "treatment_")
-    return {**as_columns(said.ratio), **{name: getattr(said, name) for name in TEST}, **sides}
+    return {**as_columns(said.ratio), **as_test(said.contrast), **sides}
+
+
+def as_test(said: stats.Contrast) -> dict[str, object]:
+    """The columns TEST of a ratio: p_value, dropped (blocks), and `study.equivalence`'s answer."""
+    same = equivalent(said)
+    return {
+        "p_value": said.p_value,
+        "dropped": said.dropped,
+        "equivalence_p": same.p_value,
+        "equivalence": same.verdict,
+    }
 
 
 def as_columns(
@@ -245,7 +257,7 @@ def factorial_effects(found: Frames, metric: str) -> pd.DataFrame:
 
     A main effect is the geometric mean of its two ratios; the interaction is MLA / GQA with a
     mixture over MLA / GQA with dense layers, 1 when the two families act independently. Columns:
-    effect, depth, workload, level, metric, interval, p_value, dropped. Sets that lack one of the
+    effect, depth, workload, level, metric, interval, TEST. Sets that lack one of the
     four arms are left out.
     """
     quartets = [
@@ -265,8 +277,7 @@ def factorial_effects(found: Frames, metric: str) -> pd.DataFrame:
                 "level": cell[1],
                 "metric": metric,
                 **as_columns(said.effect),
-                "p_value": said.p_value,
-                "dropped": said.dropped,
+                **as_test(said),
             }
         )
     return pd.DataFrame(rows, columns=["effect", *CELL, "metric", *INTERVAL, *TEST])

@@ -192,7 +192,7 @@ def estimate_caption(frame: pd.DataFrame) -> str:
     known = frame[(frame["kind"] == "estimate") & (frame["n"] > 0)]
     text = "No valid window, so no estimate."
     if len(known):
-        log = known["method"].str.contains(stats.T_LOG, regex=False).all()
+        log = known["method"].str.contains(stats.ON_LOG, regex=False).all()
         mean = "geometric means" if log else "means"
         bars = (interval_words(rows) for _, rows in known.groupby("metric", sort=False))
         text = f"Points: {mean} over launches; bars: {'; '.join(dict.fromkeys(bars))}."

@@ -19,8 +19,10 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.optimize import least_squares
 
+from study.additive import fit
 from study.errors import StudyError, unknown_name
-from study.stats import CONFIDENCE, Floats, Interval, mean_interval_log
+from study.interval import CONFIDENCE, Floats, Interval
+from study.stats import mean_interval_log
 
 SHARE = 0.95  # of the fitted maximum
 LEAST_LEVELS = 4  # two for each of two lines
@@ -276,16 +278,12 @@ def _without_launches(windows: pd.DataFrame, value: str) -> Floats:
     values stay as they are.
     """
     _, rate = _points(windows["level"], windows[value])
-    level = pd.get_dummies(windows["level"]).to_numpy(dtype=np.float64)
-    launch = pd.get_dummies(windows["launch"]).to_numpy(dtype=np.float64)
-    # Sum coding: the effects of the launches sum to 0.
-    contrasts = launch[:, :-1] - launch[:, -1:]
-    design = np.hstack([level, contrasts])
-    found, _, rank, _ = np.linalg.lstsq(design, np.log(rate))
-    if rank < design.shape[1]:
+    level, levels = pd.factorize(windows["level"])
+    launch, launches = pd.factorize(windows["launch"])
+    model = fit(np.log(rate), level, launch, tuple(map(str, levels)), len(launches))
+    if not model.connected:
         return rate
-    effects = found[level.shape[1] :]
-    scaled: Floats = rate / np.exp(contrasts @ effects)
+    scaled: Floats = rate / np.exp(model.block_effects()[launch])
     return scaled
 
 

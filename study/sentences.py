@@ -14,10 +14,12 @@ from typing import Any
 import pandas as pd
 
 from study import estimates, stats, theory
+from study.equivalence import EQUIVALENT, MARGIN, SMALL
 from study.errors import StudyError
 from study.estimates import INTERVAL, METRICS, rows_of
 from study.frames import Frames
 from study.plan import Launch
+from study.replication import PILOT, needed_by_cell
 from study.style import spelled
 from study.tables import count, interval, number
 
@@ -211,14 +213,30 @@ def _ratio_sentence(key: str, row: Any, metric: str, values: Values) -> str:
 
 
 def verdict(row: Any) -> str:
-    """What a ratio with its interval allows to say; overlap and points alone say nothing."""
+    """What a ratio with its interval allows to say; overlap and points alone say nothing.
+
+    "No difference" is said by a test of equivalence only; see `margin`.
+    """
     if row.n == 0:
         return "nothing to compare"
     if math.isnan(row.low):
         return "one block carries no interval, so no difference is shown"
-    if row.low > 1:
-        return "higher, by this interval"
-    return "lower, by this interval" if row.high < 1 else "no difference is shown"
+    small = row.equivalence in (EQUIVALENT, SMALL)
+    if row.low > 1 or row.high < 1:
+        side = "higher" if row.low > 1 else "lower"
+        return f"{side}, by this interval" + (", but within the margin" if small else "")
+    if small:
+        return "no difference larger than the margin"
+    return "no difference is shown, and none is excluded"
+
+
+def margin(name: str, values: Values) -> str:
+    """What is meant by no difference: the margin of `study.equivalence`, stated beforehand."""
+    said = values.percent(f"{name}.margin", MARGIN)
+    return (
+        f"That there is no difference is said only where two one-sided tests show the ratio to lie "
+        f"within {said} of one, the margin stated beforehand."
+    )
 
 
 def effects(name: str, found: Frames, metric: str, values: Values) -> str:
@@ -275,7 +293,32 @@ def method(name: str, found: Frames, values: Values) -> str:
     if frame.empty:
         return "No ratio has an interval: each needs at least two blocks."
     said = values.label(f"{name}.ratio.method", least_label(frame, "blocks"))
-    return f"Ratios of MLA to GQA are compared inside blocks; in brackets: {said} or more."
+    text = f"Ratios of MLA to GQA are compared inside blocks; in brackets: {said} or more."
+    return f"{text} {margin(name, values)}"
+
+
+def replication(name: str, found: Frames, metric: str, values: Values) -> str:
+    """How many launches an interval of a stated width needs, for the arm that varies most."""
+    frame = needed_by_cell(estimates.launch_values(found, metric))
+    if frame.empty:
+        return "How many launches are enough cannot be said: it needs a pilot of at least two."
+    row = next(rows_of(frame.sort_values("total", kind="stable").tail(1)))
+    key = f"{name}.needed"
+    pilot, total, level = (
+        values.count(f"{key}.{of}", getattr(row, of)) for of in ("pilot", "total", "level")
+    )
+    width = values.percent(f"{key}.half_width", row.half_width)
+    spread = values.percent(f"{key}.spread", row.spread)
+    text = (
+        f"How many launches are enough: for an interval of {lower(METRICS[metric].name)} that "
+        f"reaches {width} to either side, the arm that varies most needs **{total}** by Stein's "
+        f"two-stage rule (`{values.label(f'{key}.arm', row.arm)}` on `{row.workload}`, {level} in "
+        f"flight: a spread of {spread} between {pilot} launches)."
+    )
+    if row.pilot >= PILOT:
+        return text
+    rule = values.count(f"{key}.rule", PILOT)
+    return f"{text} With a pilot of {rule}, as the rule wants it, fewer are to be expected."
 
 
 def least_label(rows: pd.DataFrame, unit: str = "launches") -> str:

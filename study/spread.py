@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from study.errors import StudyError
-from study.stats import CONFIDENCE, Floats, Interval
+from study.interval import CONFIDENCE, Floats, Interval, require_confidence
 
 
 def spread(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval:
@@ -89,8 +89,7 @@ def _log_deviation(values: ArrayLike) -> tuple[float, int]:
 
 def _tails(confidence: float) -> tuple[float, float]:
     """The quantiles that lead to the low and to the high limit: both divide, so upper first."""
-    if not 0 < confidence < 1:
-        raise StudyError(f"confidence must lie between 0 and 1; it was {confidence}.")
+    require_confidence(confidence)
     return (1 + confidence) / 2, (1 - confidence) / 2
 
 

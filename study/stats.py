@@ -21,53 +21,57 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from numpy.typing import ArrayLike
 
+from study import bootstrap
 from study.errors import StudyError
+from study.interval import (
+    CONFIDENCE,
+    ON_LOG,
+    Estimate,
+    Floats,
+    Interval,
+    estimate_mean,
+    finite,
+    logs,
+)
 from study.steady import WindowSummary
 
-Floats = NDArray[np.float64]
+__all__ = [
+    "CONFIDENCE",
+    "ON_LOG",
+    "Comparison",
+    "Contrast",
+    "Floats",
+    "Interval",
+    "contrast",
+    "intervals",
+    "launch_means",
+    "mean_interval",
+    "mean_interval_log",
+    "of_blocks",
+    "over_launches",
+    "paired_ratio",
+]
 
-CONFIDENCE = 0.95
+ADVICE = "Use mean_interval for differences and slopes."
 LAUNCH_KEYS = ("arm", "block", "launch", "workload", "level")
-T_LOG = "t interval on the log scale"
-T_PLAIN = "t interval"
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A statistic with its interval, and how it was made: a caption needs nothing else."""
-
-    statistic: str
-    point: float
-    low: float
-    high: float
-    confidence: float
-    method: str
-    n: int
-    unit: str = "launches"
-
-    def label(self) -> str:
-        """For instance '95 % t interval on the log scale, n = 3 launches'."""
-        return f"{self.confidence * 100:g} % {self.method}, n = {self.n} {self.unit}"
-
-    @property
-    def half_width_relative(self) -> float:
-        """Half the width as a share of the point; NaN where there is no interval or point."""
-        if self.point == 0:
-            return np.nan
-        return (self.high - self.low) / 2 / abs(self.point)
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """An effect inside blocks. `blocks` could be paired, `dropped` lacked an arm."""
+    """An effect inside blocks. `blocks` could be paired, `dropped` lacked an arm.
+
+    `estimate` is what effect and p-value are made of, on the scale of the analysis (for a ratio
+    that of logs); both are adjusted for so many `comparisons`.
+    """
 
     effect: Interval
     p_value: float
     blocks: int
     dropped: int
+    estimate: Estimate
+    comparisons: int
 
 
 @dataclass(frozen=True)
@@ -75,14 +79,32 @@ class Comparison:
     """Treatment / baseline inside blocks, with the absolute values that the ratio hides.
 
     All three intervals are over the same paired blocks, so treatment / baseline = ratio.
+    `contrast` is the ratio as an effect: what a test of equivalence needs.
     """
 
-    ratio: Interval
-    p_value: float
+    contrast: Contrast
     baseline: Interval
     treatment: Interval
-    blocks: int
-    dropped: int
+
+    @property
+    def ratio(self) -> Interval:
+        """Treatment / baseline."""
+        return self.contrast.effect
+
+    @property
+    def p_value(self) -> float:
+        """Two-sided, for a ratio of 1, by the same test as the interval."""
+        return self.contrast.p_value
+
+    @property
+    def blocks(self) -> int:
+        """How many blocks were paired."""
+        return self.contrast.blocks
+
+    @property
+    def dropped(self) -> int:
+        """How many blocks lacked an arm."""
+        return self.contrast.dropped
 
 
 def mean_interval(
@@ -93,7 +115,7 @@ def mean_interval(
     NaN values are left out and `n` counts the others. With several `comparisons` each interval
     is Bonferroni's, so that all of them hold together with `confidence`.
     """
-    return _t_test(values, confidence, comparisons)[0]
+    return estimate_mean(values).interval(confidence, comparisons)
 
 
 def mean_interval_log(
@@ -103,13 +125,22 @@ def mean_interval_log(
 
     StudyError when a value is not positive: take `mean_interval` for such.
     """
-    given = _numbers(values)
-    if (given <= 0).any():
-        raise StudyError(
-            "Values for an interval on the log scale must be positive; the smallest was "
-            f"{given.min():g}. Use mean_interval for differences and slopes."
-        )
-    return _exponentiated(mean_interval(np.log(given), confidence, comparisons), "geometric mean")
+    given = logs(values, ADVICE)
+    return mean_interval(given, confidence, comparisons).exponentiated("geometric mean")
+
+
+def over_launches(values: ArrayLike, log: bool = True, confidence: float = CONFIDENCE) -> Interval:
+    """The interval for as many launches as there are: Student's t, from 10 on BCa's bootstrap.
+
+    `values`: one per launch, NaN is left out. With `log` they must be positive, and the point is
+    the geometric mean; else it is the arithmetic one.
+    """
+    few = finite(values).size < bootstrap.LEAST
+    if few:
+        return (mean_interval_log if log else mean_interval)(values, confidence)
+    if not log:
+        return bootstrap.bca_mean(values, confidence)
+    return bootstrap.bca_mean(logs(values, ADVICE), confidence).exponentiated("geometric mean")
 
 
 def contrast(
@@ -134,7 +165,7 @@ def contrast(
     counted. StudyError for a missing column, an arm twice in a block, or weights that do not
     sum to 0. An arm that appears nowhere gives an effect of NaN over 0 blocks.
     """
-    paired, dropped = _paired(frame, value, weights, factor, block)
+    paired, blocks = _paired(frame, value, weights, factor, block)
     if log and (paired.to_numpy() <= 0).any():
         raise StudyError(
             f"{value} must be positive for a ratio; the smallest was {paired.to_numpy().min():g}. "
@@ -142,11 +173,28 @@ def contrast(
         )
     scaled = np.log(paired.to_numpy()) if log else paired.to_numpy()
     per_block = scaled @ np.array(list(weights.values()), dtype=np.float64)
-    interval, p_value = _t_test(per_block, confidence, comparisons)
-    interval = replace(interval, statistic="contrast", unit="blocks")
-    interval = replace(interval, method=f"paired {interval.method}")
-    effect = _exponentiated(interval, "ratio") if log else interval
-    return Contrast(effect, p_value, len(paired), dropped)
+    return of_blocks(per_block, log, blocks, comparisons, confidence)
+
+
+def of_blocks(
+    per_block: ArrayLike,
+    log: bool = True,
+    blocks: int | None = None,
+    comparisons: int = 1,
+    confidence: float = CONFIDENCE,
+) -> Contrast:
+    """A contrast from its value in each block (with `log`: of logs), Student's t over blocks.
+
+    Of `blocks` in all, those without a value here were dropped.
+    """
+    estimate = estimate_mean(per_block)
+    interval = estimate.interval(confidence, comparisons)
+    method = f"paired {interval.method}"
+    interval = replace(interval, statistic="contrast", unit="blocks", method=method)
+    effect = interval.exponentiated("ratio") if log else interval
+    dropped = 0 if blocks is None else blocks - estimate.n
+    p_value = estimate.p_value(comparisons)
+    return Contrast(effect, p_value, estimate.n, dropped, estimate, comparisons)
 
 
 def paired_ratio(
@@ -179,14 +227,7 @@ def paired_ratio(
     of_arm = {
         arm: replace(mean_interval_log(paired[arm], confidence), unit="blocks") for arm in weights
     }
-    return Comparison(
-        ratio=found.effect,
-        p_value=found.p_value,
-        baseline=of_arm[baseline],
-        treatment=of_arm[treatment],
-        blocks=found.blocks,
-        dropped=found.dropped,
-    )
+    return Comparison(found, of_arm[baseline], of_arm[treatment])
 
 
 def launch_means(windows: pd.DataFrame, metrics: Sequence[str] | None = None) -> pd.DataFrame:
@@ -197,7 +238,7 @@ def launch_means(windows: pd.DataFrame, metrics: Sequence[str] | None = None) ->
     long: arm, block, launch, workload, level, metric, value. Windows of one launch at the same
     load are averaged; a metric that no window of the launch could give is NaN.
     """
-    _require_columns(windows, [*LAUNCH_KEYS, "verdict", *(metrics or ())])
+    require_columns(windows, [*LAUNCH_KEYS, "verdict", *(metrics or ())])
     names = metrics if metrics is not None else _measured(windows)
     valid = windows[windows["verdict"] == "valid"]
     means = valid.groupby(list(LAUNCH_KEYS), dropna=False, as_index=False)[list(names)].mean()
@@ -213,8 +254,8 @@ def intervals(
     """Intervals over launches, one row per cell of `by` and metric.
 
     Columns: those of `by`, metric, point, low, high, confidence, method, n. A cell whose windows
-    are all void stays, with n = 0 and NaN. A metric that is positive everywhere gets the log
-    scale, any other the plain t interval, the same in all its cells. StudyError when a launch
+    are all void stays, with n = 0 and NaN; the others are `over_launches`. A metric that is
+    positive everywhere gets the log scale in all its cells. StudyError when a launch
     would enter one cell twice: launches are what is counted, so `by` must tell them apart.
     """
     outside = [name for name in by if name not in LAUNCH_KEYS]
@@ -241,90 +282,47 @@ def _cells_of(
     means: pd.DataFrame, by: Sequence[str], cells: pd.DataFrame, confidence: float
 ) -> list[tuple[tuple[Hashable, ...], dict[str, object]]]:
     """Each cell with its interval as a row, for one metric."""
-    positive = not (means["value"] <= 0).any()
-    estimate = mean_interval_log if positive else mean_interval
+    log = not (means["value"] <= 0).any()
     values = {key: group["value"] for key, group in means.groupby(list(by))}
     return [
-        (cell, asdict(estimate(values.get(cell, pd.Series(dtype=float)), confidence)))
+        (cell, asdict(over_launches(values.get(cell, pd.Series(dtype=float)), log, confidence)))
         for cell in cells.itertuples(index=False, name=None)
     ]
-
-
-def _t_test(values: ArrayLike, confidence: float, comparisons: int) -> tuple[Interval, float]:
-    """Mean, Student's t interval and two-sided p-value for a mean of 0, from one computation."""
-    if not 0 < confidence < 1:
-        raise StudyError(f"confidence must lie between 0 and 1; it was {confidence}.")
-    if comparisons < 1:
-        raise StudyError(f"comparisons must be at least 1; it was {comparisons}.")
-    given = _numbers(values)
-    n = given.size
-    mean = float(given.mean()) if n else np.nan
-    low = high = p_value = np.nan
-    if n >= 2:
-        error = float(given.std(ddof=1)) / np.sqrt(n)
-        t = float(stats.t.ppf(1 - (1 - confidence) / 2 / comparisons, n - 1))
-        low, high = mean - t * error, mean + t * error
-        p_value = min(1.0, comparisons * _two_sided_p(mean, error, n - 1))
-    method = T_PLAIN
-    if comparisons > 1:
-        method += f", Bonferroni over {comparisons} comparisons"
-    return Interval("mean", mean, low, high, confidence, method, n), p_value
-
-
-def _two_sided_p(distance: float, error: float, degrees: int) -> float:
-    """Student's t; without any spread the answer is certain either way."""
-    if error == 0:
-        return 1.0 if distance == 0 else 0.0
-    return float(2 * stats.t.sf(abs(distance) / error, degrees))
-
-
-def _exponentiated(interval: Interval, statistic: str) -> Interval:
-    return replace(
-        interval,
-        statistic=statistic,
-        point=float(np.exp(interval.point)),
-        low=float(np.exp(interval.low)),
-        high=float(np.exp(interval.high)),
-        method=interval.method.replace(T_PLAIN, T_LOG),
-    )
-
-
-def _numbers(values: ArrayLike) -> Floats:
-    """The values without NaN; infinite ones have no mean and are an error."""
-    given = np.asarray(values, dtype=np.float64).ravel()
-    if np.isinf(given).any():
-        raise StudyError("Values for an interval must be finite; at least one was infinite.")
-    kept: Floats = given[~np.isnan(given)]
-    return kept
 
 
 def _paired(
     frame: pd.DataFrame, value: str, weights: Mapping[str, float], factor: str, block: str
 ) -> tuple[pd.DataFrame, int]:
-    """Blocks x arms without gaps, in the order of `weights`, and how many blocks were dropped."""
-    _require_columns(frame, [value, factor, block])
+    """Blocks x arms without gaps, in the order of `weights`, and how many blocks there were."""
+    require_columns(frame, [value, factor, block])
     if len(weights) < 2 or abs(sum(weights.values())) > 1e-9 * max(map(abs, weights.values())):
         raise StudyError(
             f"A contrast needs at least two arms with weights that sum to 0; it had {weights}."
         )
     wanted = frame[frame[factor].isin(list(weights))]
-    twice = wanted.duplicated([block, factor])
+    require_once(wanted, factor, block)
+    table = wanted.pivot(index=block, columns=factor, values=value).reindex(columns=list(weights))
+    paired = table.astype("float64").dropna()
+    return paired, len(table)
+
+
+def require_once(frame: pd.DataFrame, factor: str, block: str) -> None:
+    """StudyError when a block holds an arm several times."""
+    twice = frame.duplicated([block, factor])
     if twice.any():
-        row = wanted[twice].iloc[0]
+        row = frame[twice].iloc[0]
         raise StudyError(
             f"Each block must hold {factor} {row[factor]} once; block {row[block]} holds it "
             "several times. Pass one value per arm and block: one workload, level and metric."
         )
-    table = wanted.pivot(index=block, columns=factor, values=value).reindex(columns=list(weights))
-    paired = table.astype("float64").dropna()
-    return paired, len(table) - len(paired)
 
 
 def _measured(windows: pd.DataFrame) -> list[str]:
     return [field.name for field in fields(WindowSummary) if field.name in windows.columns]
 
 
-def _require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
+def require_columns(frame: pd.DataFrame, names: Sequence[str]) -> None:
+    """StudyError that names the columns that the frame lacks."""
     missing = [name for name in names if name not in frame.columns]
     if missing:
         raise StudyError(

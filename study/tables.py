@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 
 from study import estimates, paths, theory
+from study.equivalence import EQUIVALENT, MARGIN, UNDECIDED
 from study.estimates import LIMITS, METRICS, of_metrics, rows_of
 from study.frames import NOT_MEASURED, Frames
 from study.plan import Launch
@@ -270,7 +271,15 @@ def comparisons(found: Frames) -> Table:
         data,
         f"MLA against GQA inside blocks. {_methods(data)} GQA and MLA are over the same blocks; "
         "a dropped block lacked a valid window of one of the two. The p-value and the interval "
-        "come from one test.",
+        f"come from one test. {verdict_words()}",
+    )
+
+
+def verdict_words() -> str:
+    """What the column of verdicts says, for a caption."""
+    return (
+        f"{EQUIVALENT.capitalize()}: two one-sided tests show a difference of at most "
+        f"{MARGIN * 100:g} %, stated beforehand; {UNDECIDED}: neither that nor a difference."
     )
 
 
@@ -290,6 +299,7 @@ def compared(
         treatment: absolute(row, "treatment"),
         ratio: interval(row.point, row.low, row.high) if row.n else missing,
         "p": p_value(row.p_value),
+        "verdict": row.equivalence if row.n else "n/a",
         "blocks": row.n,
         "dropped": row.dropped,
     }

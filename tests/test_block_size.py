@@ -211,7 +211,8 @@ def test_a_planted_ratio_is_found_against_the_smallest_accepted_size() -> None:
     assert set(zip(frame["size"], frame["workload"], strict=True)) == {
         (size, workload) for size in (64, 128) for workload in ("short", "long")
     }
-    assert frame["method"].str.contains("Bonferroni over 4 comparisons").all()
+    assert frame["method"].str.contains("Dunnett interval").all()
+    assert frame["method"].str.contains("Bonferroni over 2 families").all()
     assert (frame["n"] == 3).all()
     doubled = frame[frame["size"] == 128]
     assert doubled["point"].to_numpy() == pytest.approx(1.5, rel=0.02)

@@ -14,6 +14,7 @@ import stub
 from telling import digits_typed, rendered, text_of, untold
 
 from study import figures, report, sentences
+from study.equivalence import DIFFERENT, EQUIVALENT, SMALL, UNDECIDED
 from study.errors import StudyError
 from study.frames import Frames
 from study.page import render
@@ -62,18 +63,23 @@ def test_a_key_means_one_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "n", "said"),
+    ("low", "high", "n", "same", "said"),
     [
-        (0.5, 0.9, 3, "lower, by this interval"),
-        (1.1, 1.9, 3, "higher, by this interval"),
-        (0.9, 1.1, 3, "no difference is shown"),
-        (float("nan"), float("nan"), 1, "no difference is shown"),
-        (float("nan"), float("nan"), 0, "nothing to compare"),
+        (0.5, 0.9, 3, DIFFERENT, "lower, by this interval"),
+        (1.1, 1.9, 3, DIFFERENT, "higher, by this interval"),
+        (1.01, 1.02, 3, SMALL, "higher, by this interval, but within the margin"),
+        (0.99, 1.02, 3, EQUIVALENT, "no difference larger than the margin"),
+        (0.9, 1.1, 3, UNDECIDED, "no difference is shown, and none is excluded"),
+        (float("nan"), float("nan"), 1, UNDECIDED, "so no difference is shown"),
+        (float("nan"), float("nan"), 0, UNDECIDED, "nothing to compare"),
     ],
 )
-def test_a_ratio_says_no_more_than_its_interval(low: float, high: float, n: int, said: str) -> None:
-    row = next(pd.DataFrame([{"point": 0.8, "low": low, "high": high, "n": n}]).itertuples())
-    assert said in sentences.verdict(row)
+def test_a_ratio_says_no_more_than_its_tests(
+    low: float, high: float, n: int, same: str, said: str
+) -> None:
+    row = {"point": 0.8, "low": low, "high": high, "n": n, "equivalence": same}
+    text = sentences.verdict(next(pd.DataFrame([row]).itertuples()))
+    assert text == said or (n < 2 and said in text)
 
 
 def test_the_headline_reads_the_void_out_of_the_account() -> None:

@@ -157,6 +157,7 @@ def ratios(found: Frames, launches: Sequence[Launch], metric: str) -> pd.DataFra
     """Treatment / baseline inside blocks, a row per pair (A/A last), workload and level.
 
     Columns: PAIR, workload, level, metric, and `estimates.RATIO`. Bonferroni over the family.
+    Each pair keeps a variance of its own, for whether a switch changes that is in question too.
     """
     values, comparisons = launch_values(found, metric), family(found, launches)
     rows = [

@@ -14,7 +14,7 @@ from study.chapters import aiter_estimates as switches
 from study.chapters.aiter_estimates import ENOUGH, HEADLINE, TWICE, why
 from study.estimates import METRICS, of_metrics, rows_of
 from study.figures import interval_words
-from study.sentences import Values, lower, verdict
+from study.sentences import Values, lower, margin, verdict
 from study.standing import NOT_APPLICABLE
 from study.style import spelled
 
@@ -231,7 +231,8 @@ def method(part: Part, values: Values) -> str:
     if known.empty:
         return "No ratio has an interval: each needs at least two blocks."
     said = values.label(f"{part.name}.ratio.method", interval_words(known, "blocks"))
-    return f"Settings are compared inside blocks; in brackets: {said}."
+    text = f"Settings are compared inside blocks; in brackets: {said}."
+    return f"{text} {margin(part.name, values)}"
 
 
 # --- parts of a sentence --------------------------------------------------------------------------

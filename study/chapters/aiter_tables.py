@@ -16,7 +16,16 @@ from study.figures import interval_words
 from study.frames import Frames
 from study.plan import Launch
 from study.style import spelled
-from study.tables import NOT_REPORTED, Table, compared, count, interval, number, reported
+from study.tables import (
+    NOT_REPORTED,
+    Table,
+    compared,
+    count,
+    interval,
+    number,
+    reported,
+    verdict_words,
+)
 
 NO_PAIR = "Nothing to compare: this platform has no setting beside its baseline."
 RAN = ("measured", "overridden", "failed")  # outcomes of a server that may have said what it runs
@@ -129,7 +138,7 @@ def comparisons(found: Frames, launches: Sequence[Launch]) -> Table:
     text = (
         f"Each setting against its baseline, inside blocks. {made}Baseline and treatment are over "
         "the same blocks; a dropped block lacked a valid window of one of the two. The p-value "
-        "and the interval come from one test."
+        f"and the interval come from one test. {verdict_words()}"
     )
     return Table(pd.DataFrame(rows), data, text + left_out(found))
 

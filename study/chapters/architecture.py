@@ -22,6 +22,7 @@ def summary(part: Part, values: Values) -> list[Shown]:
         Text(f"> {sentences.lead(name, found, part.launches, values)}"),
         *[Text(f"**{topic}.**\n\n{text}") for topic, text in said.items()],
         Text(sentences.method(name, found, values)),
+        Text(sentences.replication(name, found, HEADLINE, values)),
     ]
 
 

@@ -13,6 +13,7 @@ from study.chapters import block_size_estimates as sizes
 from study.chapters import block_size_figures as figures
 from study.chapters import block_size_tables
 from study.chapters.block_size_estimates import Family
+from study.equivalence import EQUIVALENT
 from study.estimates import METRICS, rows_of
 from study.frames import Frames
 from study.sentences import Values
@@ -146,10 +147,12 @@ def differences(name: str, found: Frames, values: Values) -> str:
         of = (every["model"] == one.model) & (every["attention_backend"] == one.attention_backend)
         if len(one.sizes) > 1:
             lines.append(_difference(name, one, every[of & (every["n"] > 0)], values))
+    compared = len(lines)
     lines += [_alone(name, one, values) for one in sizes.alone(found)]
-    return (
-        "\n".join(f"- {line}" for line in lines) or f"- {estimates.why_not(found, sizes.NO_PAIR)}"
-    )
+    if not lines:
+        return f"- {estimates.why_not(found, sizes.NO_PAIR)}"
+    text = "\n".join(f"- {line}" for line in lines)
+    return f"{text}\n\n{sentences.margin(name, values)}" if compared else text
 
 
 def _family(key: str, one: Family, values: Values) -> str:
@@ -172,6 +175,8 @@ def _difference(name: str, one: Family, known: pd.DataFrame, values: Values) -> 
     if known.empty:
         return f"{said}: no block could be compared."
     shown = known[(known["low"] > 1) | (known["high"] < 1)]
+    if known["equivalence"].eq(EQUIVALENT).all():
+        return f"{said}: no difference larger than the margin, in any of what is compared."
     if shown.empty:
         return f"{said}: no difference is shown{_reach(key, known, values)}."
     row = next(rows_of(shown.loc[[np.log(shown["point"]).abs().idxmax()]]))

@@ -12,8 +12,17 @@ from itertools import product
 
 import pandas as pd
 
-from study import estimates, figures, same_output
-from study.estimates import RATIO, at, launch_values, of_metrics, paired, rows_of
+from study import dunnett, estimates, figures, same_output
+from study.estimates import (
+    RATIO,
+    as_columns,
+    as_test,
+    at,
+    launch_values,
+    of_metrics,
+    paired,
+    rows_of,
+)
 from study.frames import NOT_MEASURED, Frames
 from study.plan import Launch
 from study.same_output import Agreement
@@ -136,18 +145,33 @@ def ratios(found: Frames, metric: str) -> pd.DataFrame:
 
     Columns: model, attention, feed_forward, attention_backend, size and base_size (tokens, in
     force), treatment and baseline (arms), workload, level, metric, and `estimates.RATIO`.
-    Intervals are Bonferroni's over all rows, those without a block too.
+    One server with another block size should vary as it does with any, so the sizes of a family
+    share one residual variance, and are compared with the smallest by Dunnett's method
+    (`study.dunnett`), Bonferroni's over families and cells, those without a block too.
     """
     cells = estimates.cells(estimates.windows(found))
-    family = list(product(_pairs(families(found)), cells))
+    asked = list(product((one for one in families(found) if len(one.sizes) > 1), cells))
     values = launch_values(found, metric)
     rows = [
-        {**pair, "workload": cell[0], "level": cell[1], "metric": metric}
-        | paired(at(values, cell), str(pair["treatment"]), str(pair["baseline"]), len(family))
-        for pair, cell in family
+        {**pair, "workload": cell[0], "level": cell[1], "metric": metric, **said}
+        for one, cell in asked
+        for pair, said in zip(
+            _pairs([one]), _against_smallest(at(values, cell), one, len(asked)), strict=True
+        )
     ]
     columns = [*FAMILY, "attention_backend", "size", "base_size", "treatment", "baseline"]
     return pd.DataFrame(rows, columns=[*columns, "workload", "level", "metric", *RATIO])
+
+
+def _against_smallest(
+    values: pd.DataFrame, one: Family, families: int
+) -> Iterator[dict[str, object]]:
+    """The columns RATIO for each of the larger sizes."""
+    baseline, *treatments = one.arms
+    found = dunnett.against(values, "value", baseline, treatments, families=families)
+    for arm, said in found.items():
+        sides = paired(values, arm, baseline, 1)
+        yield sides | as_columns(said.effect) | as_test(said)
 
 
 def all_ratios(found: Frames) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from study.figures import interval_words
 from study.frames import Frames
 from study.plan import Launch
 from study.style import spelled
-from study.tables import Table, compared, count, reported
+from study.tables import Table, compared, count, reported, verdict_words
 
 
 def answers(found: Frames) -> Table:
@@ -72,7 +72,7 @@ def comparisons(found: Frames) -> Table:
     said = (
         "Block sizes in force, each against the smallest of the same model and attention back "
         f"end, inside blocks. {made}Both absolute values are over the same blocks; a dropped block "
-        "lacked a valid window of one of the two. "
+        f"lacked a valid window of one of the two. {verdict_words()} "
     )
     return Table(pd.DataFrame(rows), data, " ".join([said + backend_words(data), *_alone(found)]))
 

@@ -13,7 +13,7 @@ from study.chapters.offload_estimates import COLD, OFF, RESTORED, TTFT
 from study.chapters.offload_figures import SOURCE_WORDS
 from study.estimates import METRICS, rows_of
 from study.figures import interval_words
-from study.sentences import Values, verdict
+from study.sentences import Values, margin, verdict
 from study.style import spelled
 
 # On a CPU either of them fixes how many cores the engine computes on.
@@ -160,7 +160,8 @@ def method(part: Part, values: Values) -> str:
             said.append(f"{what}, {values.label(f'{part.name}.ratio.method.{what}', words)}")
     if not said:
         return "No ratio has an interval: each needs at least two blocks."
-    return f"Ratios are taken inside launches and inside blocks. In brackets: {'; '.join(said)}."
+    text = f"Ratios are taken inside launches and inside blocks. In brackets: {'; '.join(said)}."
+    return f"{text} {margin(part.name, values)}"
 
 
 def cores(part: Part) -> str:

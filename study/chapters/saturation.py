@@ -25,7 +25,7 @@ from study.chapters.saturation_estimates import (
 )
 from study.estimates import LIMITS, METRICS, rows_of
 from study.figures import interval_words
-from study.sentences import Values, least_label, verdict
+from study.sentences import Values, least_label, margin, verdict
 from study.style import spelled
 from study.tables import Table, compared, count, interval, number
 
@@ -210,7 +210,7 @@ def method(part: Part, values: Values) -> str:
     if sure.empty:
         return "No knee has an interval: it needs two launches that reach it."
     said = values.label("saturation.method", least_label(sure))
-    return f"In brackets behind a knee: {said} or more."
+    return f"In brackets behind a knee: {said} or more. {margin(part.name, values)}"
 
 
 # --- tables ---------------------------------------------------------------------------------------
