@@ -20,12 +20,12 @@ import orjson
 import pandas as pd
 
 from study.estimates import rows_of
+from study.gates.judgement import Judgement, Verdict
 from study.plan import Launch
 from study.standing import standings
 from study.steady import Floats
 from study.store import Store
 from study.tables import Table, number
-from study.validity import Judgement, Verdict
 
 # Logits of bfloat16 have a relative precision of 2^-8, and theirs are of the order of one: two
 # ways to add the same numbers differ by about 0.01 in a log-probability.
