@@ -179,6 +179,14 @@ EXCEPTION = re.compile(
 USAGE = re.compile(r"(?m)^\S*api_server\S*: error: (.+)$")
 
 
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def plain(log: str) -> str:
+    """The log without colours, which a notebook's kernel asks every program for."""
+    return COLOUR.sub("", log)
+
+
 # What an engine writes when it compiles, captures graphs or tunes kernels: vLLM ("Starting
 # torch.compile", "Capturing CUDA graphs", its JIT monitor's "JIT compilation during inference",
 # "Running FlashInfer autotune"), Triton ("Triton autotuning for function"), AITER ("start build").

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from typing import Any
 import orjson
 import pandas as pd
 
-from study import validity
+from study import engine, validity
 from study.client import Recording
+from study.gates.machine import grown
 from study.plan import Launch
 from study.standing import NOT_MEASURED, Standing, standings
 from study.steady import measure
@@ -30,10 +32,12 @@ class Frames:
         ready_s, stop_s, wall_s, windows, and what the engine says is in force.
     windows: a row per window of a launch that was measured: experiment, launch, block, arm, one
         column per factor, workload, input_tokens, output_tokens, level, verdict, reasons, load_s,
-        warm_s, wall_s; the engine's own account of the load (prefix_hits_tokens,
-        external_hits_tokens, offload_load_bytes, offload_store_bytes, preemptions) and of its
-        steady part (running_mean, waiting_mean, waiting_max, kv_use_max); what the launch's
-        storage grew by (stored_bytes, stored_files; NaN without one); and every field of
+        warm_s, wall_s, loop_lag_p99_s; client_wait_s and server_wait_s (how long their main
+        threads were ready to run but had no core: study.telemetry); the engine's own account of
+        the load (prefix_hits_tokens, external_hits_tokens, offload_load_bytes,
+        offload_store_bytes, preemptions) and of its steady part (running_mean, waiting_mean,
+        waiting_max, kv_use_max); what the launch's storage grew by (stored_bytes, stored_files;
+        NaN without one); and every field of
         `study.steady.WindowSummary`.
     judgements: a row per gate and window: launch, arm, workload, level, gate, scope, verdict,
         observed, limit, text.
@@ -124,6 +128,7 @@ def _window_rows(
         "warm_s": content["warm_s"],
         "wall_s": content["wall_s"],
         "loop_lag_p99_s": recording.info["loop_lag_p99_s"],
+        **_waits(evidence.telemetry),
         **_engine_account(content, evidence),
         **asdict(measure(recording.requests, recording.chunks, evidence.steady)),
     }
@@ -188,11 +193,16 @@ def _log(path: Path, place: Sequence[int] | None) -> str | None:
         return None
     with path.open("rb") as file:
         file.seek(place[0])
-        return file.read(place[1] - place[0]).decode("utf-8", "replace")
+        return engine.plain(file.read(place[1] - place[0]).decode("utf-8", "replace"))
 
 
 def _telemetry(path: Path) -> pd.DataFrame | None:
     return pd.read_parquet(path) if path.exists() else None
+
+
+def _waits(looks: pd.DataFrame | None) -> dict[str, float]:
+    names = ("client_wait_s", "server_wait_s")
+    return {name: math.nan if looks is None else grown(looks, name) for name in names}
 
 
 def _earlier(seen: dict[object, str], recording: Recording, name: str) -> str:

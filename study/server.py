@@ -7,7 +7,6 @@ import http.client
 import json
 import math
 import os
-import re
 import secrets
 import signal
 import socket
@@ -28,7 +27,6 @@ from study.errors import StudyError
 
 POLL_S = 0.25
 STOP_S = 20.0  # vLLM stops by itself within 0.3 to 8 s; then it is killed
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
@@ -206,7 +204,7 @@ class Server:
 
     def log_text(self) -> str:
         """The log so far, without colours: a notebook's kernel asks every program for them."""
-        return COLOUR.sub("", self.log.read_text(errors="replace")) if self.log.exists() else ""
+        return engine.plain(self.log.read_text(errors="replace")) if self.log.exists() else ""
 
     def log_bytes(self) -> int:
         """How long the log is by now: what is read from there on was written later."""

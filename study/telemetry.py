@@ -90,11 +90,14 @@ class Telemetry:
         return pd.DataFrame(self._rows, columns=list(COLUMNS), dtype=float)
 
 
+UNKNOWN = {"cores": NAN, "busy_s": NAN, "steal_s": NAN}
+
+
 def cpu_times() -> dict[str, float]:
     """Number of cores, and their busy and stolen time since boot, of everybody."""
     lines = _text(PROC / "stat").splitlines()
     if not lines or not lines[0].startswith("cpu "):
-        return {"cores": NAN, "busy_s": NAN, "steal_s": NAN}
+        return UNKNOWN
     times = dict(zip(CPU_TIMES, map(float, lines[0].split()[1:]), strict=False))
     tick_s = 1 / os.sysconf("SC_CLK_TCK")
     return {

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from study.gates.evidence import WindowEvidence
 from study.gates.judgement import Judgement, Verdict
@@ -36,7 +37,10 @@ def meant(phase: str, restores: bool, caches: bool) -> Source:
     return "restored" if restores else "computed"
 
 
-def reusable(input_tokens: float, block_size: float) -> float:
+Tokens = TypeVar("Tokens", float, pd.Series)
+
+
+def reusable(input_tokens: Tokens, block_size: Tokens) -> Tokens:
     """Tokens of a prompt in whole blocks; its last token is always computed."""
     return (input_tokens - 1) // block_size * block_size
 

@@ -24,7 +24,8 @@ def reconciled(evidence: WindowEvidence) -> Judgement:
     """The client's account of the whole load against the engine's own counters.
 
     Idle before and after; requests and tokens equal (when requests failed, the engine may have
-    done up to all of their work, so its counts are bounded); mean TTFT of the client not below the engine's, and above it by no more than the way between.
+    done up to all of their work, so its counts are bounded); mean TTFT of the client not below
+    the engine's, and above it by no more than the way between.
     """
     findings = (
         *_idle(evidence.before, evidence.after),
