@@ -23,7 +23,8 @@ from study.audit_claims import Judged, claims, curve_name, fit_tokens, load_curv
 from study.audit_formats import COLUMNS, EXACT, TABLE, UNKNOWN, Window, read
 from study.audit_gates import NOT_IN_FILES, FileVerdict, judge, together, verdict
 from study.errors import StudyError
-from study.validity import Judgement, Verdict
+from study.gates.consistency import not_repeated
+from study.gates.judgement import Judgement
 
 SUFFIXES = (".json", ".jsonl", ".csv")  # what a folder is searched for
 FOLDER = "folder"
@@ -155,7 +156,7 @@ def _refuse_repeated(files: Sequence[Read]) -> list[Read]:
             if judged.window.rounding == EXACT and judged.window.duration_s > 0:
                 name = f"{file.path}{f' ({judged.name})' if judged.name else ''}"
                 earlier = first.setdefault(_fingerprint(judged.window), name)
-                said = _repeated(earlier if earlier != name else "")
+                said = not_repeated(earlier if earlier != name else "")
                 reasons = (*reasons, said)
                 judged = replace(judged, verdict=verdict(reasons))
             parts.append((judged, reasons))
@@ -167,12 +168,6 @@ def _fingerprint(window: Window) -> str:
     """What no two runs share: a duration to the last digit, with counts and times beside it."""
     times_s = sorted((metric, *sorted(times.items())) for metric, times in window.times_s.items())
     return repr((window.duration_s, window.completed, window.output_tokens, times_s))
-
-
-def _repeated(earlier: str) -> Judgement:
-    text = f"It holds the same result as {earlier}." if earlier else "No other file holds it."
-    said: Verdict = "fail" if earlier else "pass"
-    return Judgement("not_repeated", "window", said, earlier or "once", "once", text)
 
 
 def curves(folder: Path, files: Sequence[Read]) -> tuple[Curve, ...]:

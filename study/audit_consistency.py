@@ -16,13 +16,12 @@ import numpy as np
 from study.audit_detail import Detail, only
 from study.audit_formats import Window
 from study.audit_numbers import number
-from study.steady import Floats, Mask
-from study.validity import Judgement
+from study.gates.judgement import Finding, Judgement, none_of, of_findings
+from study.steady import Floats
 
 SLACK_S = 0.001  # clocks are read before and after what they time
 SLACK = 0.001
 Pair = tuple[str, float, float]  # what, as stated, as it follows from other numbers
-Finding = tuple[bool, str]  # right or wrong, and the sentence where it is wrong
 
 
 def conservation(window: Window) -> Judgement:
@@ -32,7 +31,7 @@ def conservation(window: Window) -> Judgement:
     if not findings:
         text = "There is nothing to check: no two numbers of it are of the same thing."
         return Judgement("conservation", "window", "cannot judge", math.nan, limit, text)
-    return _said("conservation", findings, limit, "numbers agree with the others of the file")
+    return of_findings("conservation", findings, limit, "numbers agree with the others of the file")
 
 
 def times(window: Window) -> Judgement:
@@ -41,16 +40,7 @@ def times(window: Window) -> Judgement:
     if not findings:
         text = "No time is stated."
         return Judgement("times", "window", "cannot judge", math.nan, "possible", text)
-    return _said("times", findings, "no impossible time", "checks of times hold")
-
-
-def _said(gate: str, findings: list[Finding], limit: str, fine: str) -> Judgement:
-    wrong = [text for right, text in findings if not right]
-    observed = f"{len(wrong)} of {len(findings)} wrong"
-    if wrong:
-        return Judgement(gate, "window", "fail", observed, limit, f"{'; '.join(wrong)}.")
-    text = f"All {len(findings)} {fine}."
-    return Judgement(gate, "window", "pass", observed, limit, text)
+    return of_findings("times", findings, "no impossible time", "checks of times hold")
 
 
 # ------------------------------------------------------------------------------- conservation
@@ -184,22 +174,17 @@ def _of_requests(window: Window) -> Iterator[Finding]:
     if detail is None or not detail.fine.any():
         return
     ttft_s, e2e_s = detail.ttft_s[detail.fine], detail.e2e_s[detail.fine]
-    yield from _none(ttft_s <= 0, "have no positive TTFT")
-    yield from _none(e2e_s <= 0, "have no positive E2E")
-    yield from _none(e2e_s * (1 + SLACK) + SLACK_S < ttft_s, "ended before their first token")
+    yield none_of(ttft_s <= 0, "have no positive TTFT")
+    yield none_of(e2e_s <= 0, "have no positive E2E")
+    yield none_of(e2e_s * (1 + SLACK) + SLACK_S < ttft_s, "ended before their first token")
     if detail.gaps is not None:
         least_s = detail.gaps.least_s
         yield least_s >= 0, f"a gap between chunks is {least_s:g} s"
         streamed_s = ttft_s + detail.gaps.sum_s[detail.fine]
         late = streamed_s > e2e_s * (1 + SLACK) + SLACK_S
-        yield from _none(late, "have gaps that add up to more than their E2E")
+        yield none_of(late, "have gaps that add up to more than their E2E")
     if detail.placed and window.duration_s > 0:
         start_s = detail.start_s[detail.fine]
         span_s = float((start_s + e2e_s).max() - start_s.min())
         text = f"requests span {span_s:.6g} s of a run of {window.duration_s:.6g} s"
         yield span_s <= window.duration_s * (1 + SLACK) + SLACK_S, text
-
-
-def _none(wrong: Mask, what: str) -> Iterator[Finding]:
-    count = int(wrong.sum())
-    yield count == 0, f"{count:,} requests {what}"

@@ -16,8 +16,8 @@ from scipy import stats
 
 from study.audit_json import Members
 from study.errors import StudyError
+from study.gates.level import LEVEL_TOLERANCE
 from study.steady import DRIFT_CONFIDENCE, Drift, Floats, Mask, in_flight_when_sent, trend
-from study.validity import LEVEL_TOLERANCE
 
 BINS = 1 << 16  # of the run's duration: far finer than one latency of any window worth a name
 ARRAYS = {

@@ -20,8 +20,10 @@ from study.audit_detail import only
 from study.audit_formats import Window
 from study.audit_level import Fit, bound_of, level_reached, steady_part
 from study.audit_numbers import number, ratio
-from study.steady import PERCENTILE_CONFIDENCE
-from study.validity import ERROR_SHARE_LIMIT, LEVEL_TOLERANCE, Judgement, Verdict
+from study.gates.delivered import failures
+from study.gates.judgement import Judgement, Verdict
+from study.gates.level import LEVEL_TOLERANCE
+from study.gates.percentiles import percentile_supported
 
 FileVerdict = Literal["valid", "void", "undecided"]
 
@@ -32,6 +34,7 @@ NOT_IN_FILES = (
 )  # fmt: skip
 # Where so many requests have one length, that length was asked for and the others missed it.
 COMMON_LENGTH = 0.90
+NAMED_KINDS = 3  # of failures: texts of others may all differ
 
 
 def judge(window: Window, fit: Fit | None = None) -> tuple[Judgement, ...]:
@@ -146,28 +149,19 @@ def _lengths(verdict: Verdict, observed: float | str, limit: float | str, text: 
 def errors(window: Window) -> Judgement:
     """At most 1 % of the requests failed. Where failures are not counted, those asked for and not
     completed count."""
-    limit = f"at most {ERROR_SHARE_LIMIT:.0%}"
     failed, made, how = window.failed, window.completed + window.failed, "failed"
+    kinds = window.detail.kinds if window.detail is not None else {}
     if window.detail is not None:
         failed, made = float((~window.detail.fine).sum()), float(len(window.detail))
     elif math.isnan(failed):
         failed, made = window.requests - window.completed, window.requests
         how = "were asked for and not completed"
-    share = failed / made if made > 0 else math.nan
-    if math.isnan(share):
-        text = "Neither failures nor completed requests are counted."
-        return Judgement("errors", "window", "cannot judge", math.nan, limit, text)
-    kinds = window.detail.kinds if window.detail is not None else {}
-    most = sorted(kinds.items(), key=lambda kind: -kind[1])[:3]
-    named = f": {', '.join(f'{kind} ({count})' for kind, count in most)}" if most else ""
-    text = f"{number(failed)} of {number(made)} requests {how} ({share:.2%}){named}."
-    bad: Verdict = "fail" if share > ERROR_SHARE_LIMIT else "pass"
-    return Judgement("errors", "window", bad, share, limit, text)
+    most = dict(sorted(kinds.items(), key=lambda kind: -kind[1])[:NAMED_KINDS])
+    return failures(failed, made, most, how)
 
 
 def percentiles(window: Window) -> list[Judgement]:
-    """For each tail percentile that is stated: can its sample carry it? One that cannot is
-    withheld; the window stands."""
+    """For each tail percentile that is stated: can its sample carry it?"""
     stated = {
         statistic
         for metric, times_s in window.times_s.items()
@@ -176,19 +170,5 @@ def percentiles(window: Window) -> list[Judgement]:
         if statistic.startswith("p") and not math.isnan(value)
     }
     sample = window.requests if math.isnan(window.completed) else window.completed
-    judged = []
-    for statistic in sorted(stated, key=lambda name: float(name[1:])):
-        q, n = float(statistic[1:]) / 100, sample
-        if 0.5 < q < 1:
-            least = least_sample(q)
-            verdict: Verdict = "pass" if n >= least else "fail" if n < least else "cannot judge"
-            end = "withheld: it needs" if verdict == "fail" else "it needs"
-            many = "an unknown number of" if math.isnan(n) else number(n)
-            text = f"{statistic} of {many} requests; {end} {least}."
-            judged.append(Judgement("percentile_supported", "metric", verdict, n, least, text))
-    return judged
-
-
-def least_sample(q: float) -> int:
-    """The fewest requests that `study.steady.percentile_supported` lets carry the quantile."""
-    return math.ceil(math.log((1 - PERCENTILE_CONFIDENCE) / 2) / math.log(max(q, 1 - q)))
+    asked = {name: float(name[1:]) / 100 for name in sorted(stated, key=lambda n: float(n[1:]))}
+    return [percentile_supported(name, sample, q) for name, q in asked.items() if 0.5 < q < 1]

@@ -12,17 +12,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from study.audit_detail import Full, arriving_part, full_part, only, token_drift
+from study.audit_detail import arriving_part, full_part, only, token_drift
 from study.audit_formats import Window
 from study.audit_numbers import number, ratio
-from study.validity import (
-    DRIFT_LIMIT,
-    LEVEL_STANDARD_ERRORS,
-    LEVEL_TOLERANCE,
-    STEADY_LATENCIES,
-    Judgement,
-    Verdict,
-)
+from study.gates.judgement import Judgement, Verdict
+from study.gates.level import LEVEL_STANDARD_ERRORS, LEVEL_TOLERANCE
+from study.gates.steady import SHORTEST, STEADY_LATENCIES, judge, long_and_level, no_steady_part
 
 UNKNOWN: Verdict = "cannot judge"
 ARRIVALS = "Requests came at a rate; without their times it cannot be checked."
@@ -199,43 +194,20 @@ def _latency(window: Window) -> tuple[float, float, str]:
 
 def steady_part(window: Window) -> Judgement:
     """Is there a part between ramp and drain, is it long enough, and does its rate not drift?"""
-    shortest = f"at least {STEADY_LATENCIES:g} median latencies"
     detail = window.detail
     if detail is None or not detail.placed:
         latencies = ratio(window.duration_s, window.time_s("e2e", "p50"))
         if latencies < STEADY_LATENCIES:
-            text = f"The whole run lasted {latencies:.1f} median latencies; it needs {shortest}."
-            return _steady("fail", latencies, shortest, text)
+            text = f"The whole run lasted {latencies:.1f} median latencies; it needs {SHORTEST}."
+            return judge("fail", latencies, SHORTEST, text)
         text = "Ramp and drain are in these numbers; without times they cannot be taken out."
-        return _steady(UNKNOWN, latencies, shortest, text)
+        return judge(UNKNOWN, latencies, SHORTEST, text)
     if math.isnan(window.rate_s) and math.isnan(window.level):
-        return _steady(UNKNOWN, math.nan, shortest, "No level is stated.")
+        return judge(UNKNOWN, math.nan, SHORTEST, "No level is stated.")
     closed = math.isnan(window.rate_s)
     part = full_part(detail, window.level)[0] if closed else arriving_part(detail)
     if part is None:
-        return _steady("fail", 0.0, shortest, "There is no part between ramp and drain.")
-    return _drifting(window, part, shortest)
-
-
-def _drifting(window: Window, part: Full, shortest: str) -> Judgement:
-    """As `study.validity.steady_part_found`: the whole 90 % interval inside, or beyond, 5 %."""
-    assert window.detail is not None
-    length = f"The steady part lasts {part.latencies:.1f} median latencies"
-    if part.latencies < STEADY_LATENCIES:
-        return _steady("fail", part.latencies, shortest, f"{length}; it needs {shortest}.")
-    drift, limit = token_drift(window.detail, part), f"drift within {DRIFT_LIMIT:.0%}"
-    if math.isnan(drift.point):
-        return _steady(UNKNOWN, math.nan, limit, f"{length}, but its tokens have no times.")
-    observed = f"{drift.point:+.1%} ({drift.low:+.1%} to {drift.high:+.1%})"
-    spread = window.detail.seen is not None and window.detail.seen.spread
+        return no_steady_part("There is no part between ramp and drain.")
+    spread = detail.seen is not None and detail.seen.spread
     how = ", tokens spread evenly over each request" if spread else ""
-    text = f"{length}; over it the token rate changes by {observed}, 90 % interval{how}"
-    if drift.low > -DRIFT_LIMIT and drift.high < DRIFT_LIMIT:
-        return _steady("pass", observed, limit, f"{text}.")
-    if drift.low > DRIFT_LIMIT or drift.high < -DRIFT_LIMIT:
-        return _steady("fail", observed, limit, f"{text}: it drifts.")
-    return _steady(UNKNOWN, observed, limit, f"{text}: too short to rule out drift.")
-
-
-def _steady(verdict: Verdict, observed: float | str, limit: str, text: str) -> Judgement:
-    return Judgement("steady_part", "window", verdict, observed, limit, text)
+    return long_and_level(part.latencies, lambda: token_drift(detail, part), how)

@@ -10,9 +10,9 @@ import pandas as pd
 
 from study import bounds, capacity, machine, models
 from study.errors import StudyError
+from study.gates.judgement import Judgement
 from study.hardware import Hardware
 from study.models import Model
-from study.validity import Judgement
 
 FORMAT = "bf16"  # of the weights that the study makes
 # A bound that lies further away says nothing of the server: something else limits it.

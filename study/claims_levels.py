@@ -19,9 +19,9 @@ from study.audit_claims import fit_tokens, loads
 from study.audit_formats import Window
 from study.audit_level import Fit, bound_of, level_reached
 from study.evidence import Evidence
+from study.gates.level import LEVEL_TOLERANCE
 from study.printed import Number, ends
 from study.published import Claim, Published
-from study.validity import LEVEL_TOLERANCE
 
 LLAMA, QWEN, KIMI, DEEPSEEK = "Llama-3.1-405B", "Qwen3-VL-235B", "Kimi-K2.5", "DeepSeek-V3.2"
 SETTLED_BY = "levels that were reached, shown by the requests running and waiting in the engine"

@@ -13,9 +13,9 @@ from study.audit_level import level_reached
 from study.claims_levels import SETTLED_BY, Curve, curves
 from study.claims_mi325x import COOKBOOK, LLAMA, PAPER, QWEN, in_flight
 from study.evidence import PHYSICS, Class, Evidence, classify
+from study.gates.level import LEVEL_TOLERANCE
 from study.printed import Number, exact, printed, through
 from study.published import Published
-from study.validity import LEVEL_TOLERANCE
 
 ECHO, SWEEP = "client against an echo server", "saturation-analysis (later sweep)"
 

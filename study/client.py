@@ -257,6 +257,11 @@ class Client:
             raise StudyError(f"The load could not be run: {answer['failed']}")
         return Recording.load(into)
 
+    @property
+    def pid(self) -> int:
+        """Of the process that sends and reads."""
+        return self._worker().pid
+
     def _worker(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             raise StudyError("The client is not running: use it as `with Client() as client:`.")

@@ -105,6 +105,8 @@ LOGGED = {
     "moe_backend": r"Using (.+?) MoE backend",
     "cache_layout": r"Using (\w+) KV cache layout",
     "kv_connector": r"Creating v1 connector with name: (\w+)",
+    # The switch that does not switch, in the engine's own words.
+    "override": r"([^\s\]][^\n\]]*overriding user-specified [^\n]*)",
 }
 
 # And the resolved configuration as one line of text.
@@ -175,6 +177,25 @@ EXCEPTION = re.compile(
     r"(?m)^(?:\([^)]*\) )?(?:ERROR [^\]]*\] )?((?:[A-Za-z_]\w*\.)*\w*(?:Error|Exception)\b.*)$"
 )
 USAGE = re.compile(r"(?m)^\S*api_server\S*: error: (.+)$")
+
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def plain(log: str) -> str:
+    """The log without colours, which a notebook's kernel asks every program for."""
+    return COLOUR.sub("", log)
+
+
+# What an engine writes when it compiles, captures graphs or tunes kernels: vLLM ("Starting
+# torch.compile", "Capturing CUDA graphs", its JIT monitor's "JIT compilation during inference",
+# "Running FlashInfer autotune"), Triton ("Triton autotuning for function"), AITER ("start build").
+COMPILING = re.compile(r"compil|capturing|autotun|\bjit\b|\b(?:start|finish) build", re.IGNORECASE)
+
+
+def compiling(log: str) -> list[str]:
+    """The lines in which the engine says that it compiles, captures or tunes."""
+    return [line.strip() for line in log.splitlines() if COMPILING.search(line)]
 
 
 @dataclass(frozen=True)

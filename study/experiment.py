@@ -11,7 +11,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -71,6 +71,11 @@ class Workload(BaseModel):
         return f"{self.name}:{given}/{self.output_tokens}"
 
 
+# cold: nothing, the prompts are new; restored: they came before, but memory dropped them since;
+# memory: it holds them.
+Phase = Literal["cold", "restored", "memory"]
+
+
 class WindowPlan(BaseModel):
     """One level of one workload, to be measured on one launch."""
 
@@ -84,6 +89,9 @@ class WindowPlan(BaseModel):
     requests: int | None = None  # instead of a time: the window is over after so many
     repeats: int | None = None  # it sends the prompts of this window of the launch once more
     warm_up: bool = True  # not where it would change what the cache holds
+    phase: Phase = (
+        "cold"  # what the prefix cache is to hold of its prompts: see `study.gates.cache`
+    )
 
     @property
     def name(self) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pandas as pd
 
-from study import validity
+from study import engine, validity
 from study.client import Recording
+from study.gates.machine import grown
 from study.plan import Launch
 from study.standing import NOT_MEASURED, Standing, standings
 from study.steady import measure
@@ -30,10 +32,12 @@ class Frames:
         ready_s, stop_s, wall_s, windows, and what the engine says is in force.
     windows: a row per window of a launch that was measured: experiment, launch, block, arm, one
         column per factor, workload, input_tokens, output_tokens, level, verdict, reasons, load_s,
-        warm_s, wall_s; the engine's own account of the load (prefix_hits_tokens,
-        external_hits_tokens, offload_load_bytes, offload_store_bytes, preemptions) and of its
-        steady part (running_mean, waiting_mean, waiting_max, kv_use_max); what the launch's
-        storage grew by (stored_bytes, stored_files; NaN without one); and every field of
+        warm_s, wall_s, loop_lag_p99_s; client_wait_s and server_wait_s (how long their main
+        threads were ready to run but had no core: study.telemetry); the engine's own account of
+        the load (prefix_hits_tokens, external_hits_tokens, offload_load_bytes,
+        offload_store_bytes, preemptions) and of its steady part (running_mean, waiting_mean,
+        waiting_max, kv_use_max); what the launch's storage grew by (stored_bytes, stored_files;
+        NaN without one); and every field of
         `study.steady.WindowSummary`.
     judgements: a row per gate and window: launch, arm, workload, level, gate, scope, verdict,
         observed, limit, text.
@@ -50,10 +54,11 @@ def read(launches: Sequence[Launch], store: Store | None = None) -> Frames:
     launch_rows: list[dict[str, Any]] = []
     window_rows: list[dict[str, Any]] = []
     judgement_rows: list[dict[str, Any]] = []
+    seen: dict[object, str] = {}
     for one in standings(launches, store):
         launch_rows.append(_launch_row(one))
         for folder in one.attempt.windows if one.attempt else []:
-            row, judgements = _window_rows(one.launch, one.attempt, folder)
+            row, judgements = _window_rows(one.launch, one.attempt, folder, seen)
             window_rows.append(row)
             judgement_rows += judgements
     return Frames(
@@ -91,12 +96,16 @@ def _launch_row(one: Standing) -> dict[str, Any]:
 
 
 def _window_rows(
-    launch: Launch, attempt: Attempt | None, folder: Path
+    launch: Launch, attempt: Attempt | None, folder: Path, seen: dict[object, str]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     assert attempt is not None and attempt.record is not None
     content = orjson.loads((folder / "window.json").read_bytes())
     recording = Recording.load(folder / "load")
-    evidence = _evidence(launch, content, recording, folder, attempt.record.get("in_force") or {})
+    name = f"{launch.id}/{folder.name}"
+    evidence = replace(
+        _evidence(launch, content, recording, folder, attempt.record.get("in_force") or {}),
+        repeated=_earlier(seen, recording, name),
+    )
     judgements = validity.judge_window(evidence)
     workload = content["plan"]["workload"]
     keys = {
@@ -119,6 +128,7 @@ def _window_rows(
         "warm_s": content["warm_s"],
         "wall_s": content["wall_s"],
         "loop_lag_p99_s": recording.info["loop_lag_p99_s"],
+        **_waits(evidence.telemetry),
         **_engine_account(content, evidence),
         **asdict(measure(recording.requests, recording.chunks, evidence.steady)),
     }
@@ -168,7 +178,38 @@ def _evidence(
         after=content["after"],
         asked=launch.arm.expected,
         in_force=in_force,
+        load=recording.info,
+        warm_latencies_s=content["warm_latencies_s"],
+        warmed=plan["warm_up"],
+        log=_log(folder.parents[1] / "server.log", content.get("log_bytes")),
+        phase=plan.get("phase"),
+        telemetry=_telemetry(folder / "telemetry.parquet"),
     )
+
+
+def _log(path: Path, place: Sequence[int] | None) -> str | None:
+    """What the engine wrote during the load; None where that is not on record."""
+    if place is None or not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(place[0])
+        return engine.plain(file.read(place[1] - place[0]).decode("utf-8", "replace"))
+
+
+def _telemetry(path: Path) -> pd.DataFrame | None:
+    return pd.read_parquet(path) if path.exists() else None
+
+
+def _waits(looks: pd.DataFrame | None) -> dict[str, float]:
+    names = ("client_wait_s", "server_wait_s")
+    return {name: math.nan if looks is None else grown(looks, name) for name in names}
+
+
+def _earlier(seen: dict[object, str], recording: Recording, name: str) -> str:
+    """The window read before that holds this recording: no two begin in the same nanosecond."""
+    began_ended = recording.info["started_s"], recording.info["ended_s"]
+    first = seen.setdefault((*began_ended, len(recording.requests)), name)
+    return "" if first == name else first
 
 
 def _plain(judgement: Judgement) -> dict[str, Any]:

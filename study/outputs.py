@@ -8,6 +8,7 @@ on what the cache holds, and arms that agree prove nothing.
 from __future__ import annotations
 
 import http.client
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,9 @@ def fixed_prompts(model: Model, tokens: int) -> list[tuple[str, list[int]]]:
 def capture(server: Server, model: Model, longest: int, passes: int) -> dict[str, Any]:
     """Send the fixed prompts one by one, greedily; between passes the prefix cache is reset.
 
-    Returns {"passes": [{"counters": {...}, "outputs": [{kind, tokens, logprobs, error}]}]}:
-    token ids and the log-probability of each, and the engine's counters over the pass.
+    Returns {"passes": [{"counters": {...}, "outputs": [{kind, tokens, logprobs, runners_up,
+    error}]}]}: token ids, the log-probability of each, the best other token with its own, and the
+    engine's counters over the pass.
     """
     tokens = min(PROMPT_TOKENS, longest - OUTPUT_TOKENS)
     if tokens <= ENDING_TOKENS:
@@ -66,10 +68,11 @@ def _complete(server: Server, kind: str, prompt: list[int]) -> dict[str, Any]:
         "max_tokens": OUTPUT_TOKENS,
         "temperature": 0.0,
         "ignore_eos": True,
-        "logprobs": 1,
+        "logprobs": 2,  # the runner-up proves a tie
         "return_token_ids": True,
+        "return_tokens_as_token_ids": True,
     }
-    empty = {"kind": kind, "tokens": [], "logprobs": []}
+    empty = {"kind": kind, "tokens": [], "logprobs": [], "runners_up": []}
     try:
         status, text = server.post("/v1/completions", request)
     except (OSError, http.client.HTTPException) as error:
@@ -82,7 +85,22 @@ def _complete(server: Server, kind: str, prompt: list[int]) -> dict[str, Any]:
             "kind": kind,
             "tokens": choice["token_ids"],
             "logprobs": choice["logprobs"]["token_logprobs"],
+            "runners_up": [
+                _runner_up(best, token)
+                for best, token in zip(
+                    choice["logprobs"]["top_logprobs"], choice["token_ids"], strict=True
+                )
+            ],
             "error": "",
         }
-    except (KeyError, IndexError, TypeError, orjson.JSONDecodeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         return {**empty, "error": f"no tokens with log-probabilities in the answer ({error!r})"}
+
+
+def _runner_up(best: Mapping[str, float], taken: int) -> tuple[int, float]:
+    """The best token but the one that was taken, written `token_id:7` by the engine."""
+    by_token = {int(name.removeprefix("token_id:")): value for name, value in best.items()}
+    return max(
+        ((token, value) for token, value in by_token.items() if token != taken),
+        key=lambda pair: pair[1],
+    )

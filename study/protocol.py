@@ -12,10 +12,11 @@ import hashlib
 from study import paths
 
 VERSION = 3
-DIGEST = "d9ec542753fa6290"
+DIGEST = "386a4ff5ee3464f3"
 
 # The modules between an arm and its raw data.
 MEASURING = (
+    "accelerators",
     "client",
     "connection",
     "counters",
@@ -27,6 +28,7 @@ MEASURING = (
     "prompts",
     "run",
     "server",
+    "telemetry",
     "weights",
     "window",
     "wire",

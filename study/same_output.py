@@ -3,9 +3,8 @@
 The fixed prompts (study.outputs) are compared prompt by prompt inside a block, where weights are
 the same, up to and with the first token that differs: after it the contexts are not the same.
 
-What it cannot see: one log-probability a side does not prove a tie, since two unrelated tokens
-may come as near by chance (`Agreement.chance`); a wrong computation that hides so would have to
-do it in every prompt that differs, and move no log-probability before.
+A difference is forgiven only at a tie that both sides prove: each has the other's token for its
+runner-up, and as good as the same log-probability for both.
 """
 
 from __future__ import annotations
@@ -20,18 +19,20 @@ import orjson
 import pandas as pd
 
 from study.estimates import rows_of
+from study.gates.judgement import Judgement, Verdict
 from study.plan import Launch
 from study.standing import standings
 from study.steady import Floats
 from study.store import Store
 from study.tables import Table, number
-from study.validity import Judgement, Verdict
 
 # Logits of bfloat16 have a relative precision of 2^-8, and theirs are of the order of one: two
 # ways to add the same numbers differ by about 0.01 in a log-probability.
 LOGPROB_TOLERANCE = 0.05
 NOTHING = "no block has outputs of both"
-COLUMNS = ("launch", "block", "arm", "number", "prompt", "kind", "tokens", "logprobs", "error")
+COLUMNS = ("launch", "block", "arm", "number", "prompt", "kind", "tokens", "logprobs", "runners_up",
+    "error",
+)  # fmt: skip
 HITS = ("prefix_hits_tokens", "external_hits_tokens")
 
 
@@ -41,12 +42,11 @@ class Agreement:
 
     prompts: answered by both sides and so compared; unanswered: sent by both, but not answered
     by one; tokens: compared (up to the first difference); differing: prompts with a difference;
-    ties: those of them where both sides gave their token nearly the same probability, so that
-    rounding decides; logprob_change: the largest change of a log-probability.
+    ties: those of them where both sides hold the same two tokens for best, and nearly equal, so
+    that rounding decides; logprob_change: the largest change of a log-probability.
 
-    What the check is worth, from prompts and their twins, which begin otherwise, on the baseline:
-    control is the median change of a log-probability between them; chance, the share of positions
-    with other tokens that would pass for a tie.
+    What the check is worth: control, the median change of a log-probability between a prompt and
+    its twin, which begins otherwise, on the baseline.
     """
 
     treatment: str
@@ -59,7 +59,6 @@ class Agreement:
     ties: int
     logprob_change: float
     control: float
-    chance: float
 
     @property
     def judgement(self) -> Judgement:
@@ -125,7 +124,7 @@ def compare(
     both = [key for key in sorted(treated.keys() & base.keys()) if key[2] == "prompt"]
     answered = [key for key in both if treated[key].answered and base[key].answered]
     found = [_differences(treated[key], base[key]) for key in answered]
-    changes, near = _twins(base)
+    changes = _twins(base)
     names = [
         arm if passes == (0, 0) else f"{arm}, pass {number + 1}"
         for arm, number in zip((treatment, baseline), passes, strict=True)
@@ -141,7 +140,6 @@ def compare(
         ties=sum(one.tie for one in found),
         logprob_change=max((one.change for one in found), default=np.nan),
         control=float(np.median(changes)) if changes else np.nan,
-        chance=float(np.mean(near)) if near else np.nan,
     )
 
 
@@ -164,17 +162,15 @@ def table(agreements: Sequence[Agreement]) -> Table:
             "text": data["text"],
         }
     )
-    chance = data["chance"].max()
     return Table(
         shown,
         data,
         "The same fixed prompts, decoded greedily by both arms of a pair and compared inside "
         "blocks, token by token up to the first difference. A difference is at a tie where both "
-        f"gave their token the same log-probability within {LOGPROB_TOLERANCE:g}: rounding "
-        "decides there. Control: how much a log-probability changes (median) when the prompt "
-        "begins otherwise; without that much the comparison could not fail."
-        + ("" if np.isnan(chance) else f" Unrelated tokens come as near as a tie in {chance:.0%}.")
-        + " Sent to one server one by one: what batching changes is not seen.",
+        "have the same two tokens for best, their log-probabilities equal within "
+        f"{LOGPROB_TOLERANCE:g}: rounding decides there. Control: how much a log-probability "
+        "changes (median) when the prompt begins otherwise; without that much the comparison could "
+        "not fail. Sent to one server one by one: what batching changes is not seen.",
     )
 
 
@@ -185,6 +181,7 @@ Key = tuple[int, int, str]  # block, prompt, kind
 class _Output:
     tokens: tuple[int, ...]
     logprobs: Floats
+    runners_up: tuple[tuple[int, float], ...] = ()
 
     @property
     def answered(self) -> bool:
@@ -196,10 +193,17 @@ def _side(outputs: pd.DataFrame, arm: str, number: int) -> dict[Key, _Output]:
     of = outputs[(outputs["arm"] == arm) & (outputs["number"] == number)]
     return {
         (row.block, row.prompt, row.kind): _Output(
-            () if row.error else tuple(row.tokens), np.array(row.logprobs, dtype=np.float64)
+            () if row.error else tuple(row.tokens),
+            np.array(row.logprobs, dtype=np.float64),
+            _runners_up(getattr(row, "runners_up", None)),
         )
         for row in rows_of(of)
     }
+
+
+def _runners_up(said: object) -> tuple[tuple[int, float], ...]:
+    """None where they were not asked for, as in the first outputs that were kept."""
+    return tuple((token, value) for token, value in said) if isinstance(said, list) else ()
 
 
 @dataclass(frozen=True)
@@ -215,8 +219,17 @@ def _differences(one: _Output, other: _Output) -> _Difference:
     same = len(list(takewhile(lambda i: one.tokens[i] == other.tokens[i], range(length))))
     changes = _changes(one, other)[: same + 1]
     differs = same < max(len(one.tokens), len(other.tokens))  # one that stops early differs too
-    tie = same < length and changes[same] <= LOGPROB_TOLERANCE
-    return _Difference(len(changes), differs, bool(tie), float(changes.max(initial=0.0)))
+    near = same < length and changes[same] <= LOGPROB_TOLERANCE
+    tie = bool(near) and _near(one, other, same) and _near(other, one, same)
+    return _Difference(len(changes), differs, tie, float(changes.max(initial=0.0)))
+
+
+def _near(one: _Output, other: _Output, at: int) -> bool:
+    """Whether, to one side, the token of the other is its runner-up and as good as its own."""
+    if at >= len(one.runners_up):
+        return False
+    token, logprob = one.runners_up[at]
+    return bool(token == other.tokens[at] and one.logprobs[at] - logprob <= LOGPROB_TOLERANCE)
 
 
 def _changes(one: _Output, other: _Output) -> Floats:
@@ -226,16 +239,11 @@ def _changes(one: _Output, other: _Output) -> Floats:
     return changes
 
 
-def _twins(side: dict[Key, _Output]) -> tuple[list[float], list[bool]]:
-    """Of each prompt and its twin the median change; of each other token, whether it is near."""
+def _twins(side: dict[Key, _Output]) -> list[float]:
+    """The median change of each prompt's log-probabilities against its twin's."""
     medians: list[float] = []
-    near: list[bool] = []
     for (block, prompt, kind), one in side.items():
         twin = side.get((block, prompt, "twin"))
-        if kind != "prompt" or twin is None or not (one.answered and twin.answered):
-            continue
-        changes = _changes(one, twin)
-        medians.append(float(np.median(changes)))
-        pairs = zip(one.tokens, twin.tokens, changes, strict=False)  # as far as the shorter one
-        near += [bool(change <= LOGPROB_TOLERANCE) for a, b, change in pairs if a != b]
-    return medians, near
+        if kind == "prompt" and twin is not None and one.answered and twin.answered:
+            medians.append(float(np.median(_changes(one, twin))))
+    return medians

@@ -7,7 +7,6 @@ import http.client
 import json
 import math
 import os
-import re
 import secrets
 import signal
 import socket
@@ -28,8 +27,6 @@ from study.errors import StudyError
 
 POLL_S = 0.25
 STOP_S = 20.0  # vLLM stops by itself within 0.3 to 8 s; then it is killed
-COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-COMPILING = re.compile(rb"torch\.compile|[Cc]ompil|[Cc]apturing|[Aa]utotun")
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,7 @@ class Server:
             self.check_alive("the server ended before it was ready")
             if (new_size := self.log.stat().st_size) > size:
                 size, grown = new_size, now
-                if compiling_since is None and COMPILING.search(self.log.read_bytes()):
+                if compiling_since is None and engine.compiling(self.log_text()):
                     compiling_since = now
             self._check_limits(now, started, compiling_since, grown)
             time.sleep(POLL_S)
@@ -192,6 +189,11 @@ class Server:
     def _headers(self) -> Mapping[str, str]:
         return {"Authorization": f"Bearer {self.api_key}", "Content-Type": "application/json"}
 
+    @property
+    def pid(self) -> int | None:
+        """Of the process that started all others of the server; None when it is stopped."""
+        return None if self._process is None else self._process.pid
+
     def metrics(self) -> str:
         """The text of `/metrics`; a ServerError if the server is gone."""
         try:
@@ -202,7 +204,11 @@ class Server:
 
     def log_text(self) -> str:
         """The log so far, without colours: a notebook's kernel asks every program for them."""
-        return COLOUR.sub("", self.log.read_text(errors="replace")) if self.log.exists() else ""
+        return engine.plain(self.log.read_text(errors="replace")) if self.log.exists() else ""
+
+    def log_bytes(self) -> int:
+        """How long the log is by now: what is read from there on was written later."""
+        return self.log.stat().st_size if self.log.exists() else 0
 
     def stop(self) -> None:
         """Stop the process group; return when nothing of it is left and the port is free."""

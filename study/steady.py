@@ -13,6 +13,7 @@ Pure functions on two frames of one load, times in seconds on one monotonic cloc
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ Mask = NDArray[np.bool_]
 
 DRIFT_CONFIDENCE = 0.90  # two one-sided 5 % questions: "does it fall?" and "does it rise?"
 PERCENTILE_CONFIDENCE = 0.95  # of the order-statistic interval that a tail percentile must have
+TAILS = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ class Drift:
 class WindowSummary:
     """What one window delivered in its steady part; NaN where there is nothing to measure.
 
-    Times start when the request was due. A p99 is NaN unless its sample supports it.
+    Times start when the request was due. A tail percentile is NaN unless its sample supports it.
+    Latencies are those of completed requests; `..._or_failed_s` are quantiles in which a request
+    that failed never ended (infinite where so many failed), so that failures cannot flatter them.
     """
 
     steady_s: float = np.nan
@@ -71,15 +75,25 @@ class WindowSummary:
     requests_s: float = np.nan
     ttft_mean_s: float = np.nan
     ttft_p50_s: float = np.nan
+    ttft_p90_s: float = np.nan
+    ttft_p95_s: float = np.nan
     ttft_p99_s: float = np.nan
+    ttft_p50_or_failed_s: float = np.nan
+    ttft_p99_or_failed_s: float = np.nan
     tpot_mean_s: float = np.nan
     tpot_p50_s: float = np.nan
+    tpot_p90_s: float = np.nan
+    tpot_p95_s: float = np.nan
     tpot_p99_s: float = np.nan
     itl_p50_s: float = np.nan
     itl_p99_s: float = np.nan
     e2e_mean_s: float = np.nan
     e2e_p50_s: float = np.nan
+    e2e_p90_s: float = np.nan
+    e2e_p95_s: float = np.nan
     e2e_p99_s: float = np.nan
+    e2e_p50_or_failed_s: float = np.nan
+    e2e_p99_or_failed_s: float = np.nan
     drift: float = np.nan
     drift_low: float = np.nan
     drift_high: float = np.nan
@@ -138,8 +152,8 @@ def _first_slot_dry_s(requests: pd.DataFrame) -> float:
     return float(ended_s.groupby(requests["slot"].to_numpy()[sent]).max().min())
 
 
-def percentile_supported(n: int, q: float) -> bool:
-    """Whether `n` independent values can carry the quantile `q`.
+def least_sample(q: float) -> int:
+    """The fewest independent values that can carry the quantile `q`.
 
     The rule: the two-sided 95 % order-statistic interval of the quantile lies inside the sample.
     The number of values below the quantile is Binomial(n, q), so the largest value lies above it
@@ -148,13 +162,25 @@ def percentile_supported(n: int, q: float) -> bool:
     autocorrelated, so this is the least that is needed.
     (David & Nagaraja, Order Statistics, 2003, section 7.1.)
     """
-    return bool(max(q, 1 - q) ** n <= (1 - PERCENTILE_CONFIDENCE) / 2)
+    return math.ceil(math.log((1 - PERCENTILE_CONFIDENCE) / 2) / math.log(max(q, 1 - q)))
 
 
 def percentile(values: Floats, q: float) -> float:
     """The quantile `q` of the finite values; NaN when the sample cannot carry it."""
     finite = values[np.isfinite(values)]
-    return float(np.quantile(finite, q)) if percentile_supported(finite.size, q) else np.nan
+    return float(np.quantile(finite, q)) if finite.size >= least_sample(q) else np.nan
+
+
+def percentile_or_failed(values: Floats, failed: int, q: float) -> float:
+    """The same, over `failed` more values that are infinite."""
+    finite = values[np.isfinite(values)]
+    everything = np.sort(np.append(finite, np.full(failed, np.inf)))
+    if everything.size < least_sample(q):
+        return np.nan
+    place = q * (everything.size - 1)
+    if np.isinf(everything[math.ceil(place)]):  # nothing lies between a number and infinity
+        return np.inf
+    return float(np.quantile(everything, q))
 
 
 def measure(requests: pd.DataFrame, chunks: pd.DataFrame, steady: Steady | None) -> WindowSummary:
@@ -178,6 +204,7 @@ def measure(requests: pd.DataFrame, chunks: pd.DataFrame, steady: Steady | None)
     ttft_s = (first_s - due_s)[first_inside]
     tpot_s = tpot_s[last_inside]
     e2e_s = (last_s - due_s)[last_inside]
+    failed = int(steady.holds(floats(requests, "ended_s")[~completed(requests)]).sum())
     itl_s = chunk_gaps_s(stream, steady)
 
     time_s, tokens = floats(stream, "time_s"), floats(stream, "tokens")
@@ -194,6 +221,8 @@ def measure(requests: pd.DataFrame, chunks: pd.DataFrame, steady: Steady | None)
         **_times("ttft", ttft_s),
         **_times("tpot", tpot_s),
         **_times("e2e", e2e_s),
+        **_or_failed("ttft", ttft_s, failed),
+        **_or_failed("e2e", e2e_s, failed),
         itl_p50_s=_median(itl_s),
         itl_p99_s=percentile(itl_s, 0.99),
         drift=drift.point,
@@ -274,7 +303,14 @@ def _times(name: str, values_s: Floats) -> dict[str, float]:
     return {
         f"{name}_mean_s": _mean(values_s),
         f"{name}_p50_s": _median(values_s),
-        f"{name}_p99_s": percentile(values_s, 0.99),
+        **{f"{name}_{tail}_s": percentile(values_s, q) for tail, q in TAILS.items()},
+    }
+
+
+def _or_failed(name: str, values_s: Floats, failed: int) -> dict[str, float]:
+    return {
+        f"{name}_{tail}_or_failed_s": percentile_or_failed(values_s, failed, q)
+        for tail, q in (("p50", 0.50), ("p99", 0.99))
     }
 
 

@@ -15,6 +15,7 @@ from study.experiment import WindowPlan
 from study.plan import Launch
 from study.server import Server
 from study.store import write_json
+from study.telemetry import Telemetry
 
 DYING_S = 8.0  # between an engine's last answer and the end of its process
 WARM_SLICES = 6  # at most; then the window goes on, and its record shows that they differ
@@ -40,13 +41,15 @@ class Session:
         window = self.launch.arm.windows[index]
         slices = self._warm_up(index, folder / "warm") if window.warm_up else []
         before, stored = idle_counters(self.server), self._stored()
-        load_began = time.monotonic()
-        with Sampler(self.server) as sampler:
+        load_began, log_began = time.monotonic(), self.server.log_bytes()
+        telemetry = Telemetry(self.server.pid, self.client.pid)
+        with telemetry, Sampler(self.server) as sampler:
             recording = self.client.run(self._load(index, slices), folder / "load")
         load_ended = time.monotonic()
         self._check_alive(recording, "the server died in a window")
         after = idle_counters(self.server)
         sampler.frame().to_parquet(folder / "samples.parquet")
+        telemetry.frame().to_parquet(folder / "telemetry.parquet")
         prompts = self._own_prompts(window)
         content: dict[str, Any] = {
             "index": index,
@@ -56,6 +59,7 @@ class Session:
             "after": after,
             "stored": {name: total - stored[name] for name, total in self._stored().items()},
             "warm_latencies_s": slices,
+            "log_bytes": [log_began, self.server.log_bytes()],  # what it wrote during the load
             "load": recording.info,
             "load_s": load_ended - load_began,
             "warm_s": load_began - began,

@@ -1,7 +1,9 @@
 """A server that looks like vLLM from outside, and can be told to go wrong at a given point.
 
 Run as a script with the engine's own flags; what to do wrong stands in FAKE_FAULT:
-refuse, crash, exit0, hang, silent, die-after=N (requests).
+refuse, crash, exit0, hang, silent, die-after=N (requests); compile-after=N (it says so, in every
+request from there on), hits=N (tokens that the prefix cache had of each prompt), slowing (each
+request takes longer than the last, for ever).
 """
 
 from __future__ import annotations
@@ -14,14 +16,16 @@ import sys
 import time
 
 REFUSAL = "ValueError: No common block size for 1 (CPU_ATTN: [MultipleOf(32)])"
+COMPILING = "WARNING [jit_monitor.py:149] Triton kernel JIT compilation during inference: _fwd."
+SLOWER = 0.06  # more with each request: no slice of two or more agrees with the one before
 CRASH = "RuntimeError: out of registers"
 
 
 class FakeEngine:
     """Counts what it serves; one task a connection."""
 
-    def __init__(self, name: str, token_s: float, die_after: int | None) -> None:
-        self.name, self.token_s, self.die_after = name, token_s, die_after
+    def __init__(self, name: str, token_s: float, fault: str = "", number: int = 0) -> None:
+        self.name, self.token_s, self.fault, self.number = name, token_s, fault, number
         self.running = self.finished = self.made = self.read = 0
         self.ttft_s = self.e2e_s = 0.0
 
@@ -60,7 +64,9 @@ class FakeEngine:
 
     def page(self, path: str) -> str:
         if path == "whole answer":
-            choice = {"token_ids": [5, 6], "logprobs": {"token_logprobs": [-1.5, -2.5]}}
+            best = [{"token_id:5": -1.5, "token_id:7": -2}, {"token_id:6": -2.5, "token_id:4": -3}]
+            logprobs = {"token_logprobs": [-1.5, -2.5], "top_logprobs": best}
+            choice = {"token_ids": [5, 6], "logprobs": logprobs}
             return json.dumps({"choices": [choice]})
         if path == "/v1/models":
             return json.dumps({"data": [{"id": self.name}]}, separators=(",", ":"))
@@ -75,6 +81,8 @@ class FakeEngine:
             "e2e_request_latency_seconds_sum": self.e2e_s,
             "num_requests_running": self.running,
             "num_requests_waiting": 0,
+            "prefix_cache_hits_total": self.finished * self.number * (self.fault == "hits"),
+            "external_prefix_cache_hits_total": 0,
         }
         lines = [f'vllm:{name}{{engine="0"}} {float(value)}' for name, value in values.items()]
         return "\n".join(lines) + "\n"
@@ -82,9 +90,13 @@ class FakeEngine:
     async def stream(self, request: dict[str, object], writer: asyncio.StreamWriter) -> None:
         began = time.monotonic()
         self.running += 1
-        if self.die_after is not None and self.finished >= self.die_after:
+        if self.fault == "die-after" and self.finished >= self.number:
             print(CRASH, flush=True)
             os._exit(1)
+        if self.fault == "compile-after" and self.finished >= self.number:
+            print(COMPILING, flush=True)
+        if self.fault == "slowing":
+            self.token_s *= 1 + SLOWER
         prompt, wanted = request["prompt"], request["max_tokens"]
         assert isinstance(prompt, list) and isinstance(wanted, int)
         writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -126,8 +138,7 @@ async def main() -> None:
             await asyncio.sleep(0.1)
             if fault == "hang":
                 print("still loading", flush=True)
-    die_after = int(number) if fault == "die-after" else None
-    engine = FakeEngine(options.served_model_name, 0.002, die_after)
+    engine = FakeEngine(options.served_model_name, 0.002, fault, int(number or 0))
     print("Resolved architecture: Qwen3ForCausalLM", flush=True)
     server = await asyncio.start_server(engine.serve, "127.0.0.1", options.port)
     await server.serve_forever()

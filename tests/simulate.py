@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from study.telemetry import COLUMNS
 from study.validity import WindowEvidence
 
 Floats = NDArray[np.float64]
@@ -44,6 +45,12 @@ class Loop:
     client_delay_s: float = 0.0  # added to TTFT after the engine sent the token
     engine_extra_requests: int = 0  # work of somebody else on the same engine
     still_running: int = 0  # requests in the engine after the load
+    warm_latencies_s: tuple[float, ...] = (0.40, 0.37, 0.36)
+    log: str = 'INFO: 127.0.0.1:40090 - "POST /v1/completions HTTP/1.1" 200 OK'
+    hit_tokens: int = 0  # that the prefix cache already held
+    foreign: float = 0.03  # cores that somebody else keeps busy
+    throttled: bool = False
+    repeated: str = ""  # the window whose recording this is
 
 
 def simulate(name: str, **settings: object) -> WindowEvidence:
@@ -66,6 +73,36 @@ def simulate(name: str, **settings: object) -> WindowEvidence:
         after=after,
         asked=IN_FORCE,
         in_force=IN_FORCE,
+        load=_info(requests),
+        warm_latencies_s=loop.warm_latencies_s,
+        log=loop.log,
+        phase="cold",
+        telemetry=_telemetry(loop, requests),
+        repeated=loop.repeated,
+    )
+
+
+def _info(requests: pd.DataFrame) -> dict[str, float]:
+    """When the client says that the load began and ended."""
+    start_s, end_s = float(requests["due_s"].min()), float(requests["ended_s"].max())
+    return {"started_s": start_s, "ended_s": end_s, "wall_s": end_s - start_s}
+
+
+def _telemetry(loop: Loop, requests: pd.DataFrame) -> pd.DataFrame:
+    """A look every half second at two cores of which the study keeps 1.2 busy."""
+    time_s = np.arange(requests["due_s"].min() - 0.1, requests["ended_s"].max() + 0.6, 0.5)
+    since_s = time_s - time_s[0]
+    looks = pd.DataFrame(np.nan, index=range(time_s.size), columns=list(COLUMNS))
+    return looks.assign(
+        time_s=time_s,
+        cores=2.0,
+        busy_s=5000 + (1.2 + loop.foreign) * since_s,
+        steal_s=40.0,
+        own_s=30 + 1.2 * since_s,
+        client_wait_s=0.01 * since_s,
+        server_wait_s=0.05 * since_s,
+        heat_throttles=7.0 + loop.throttled * (since_s > since_s.mean()),
+        quota_throttled_s=0.0,
     )
 
 
@@ -120,10 +157,11 @@ def _chunks(requests: pd.DataFrame) -> pd.DataFrame:
     count = done["chunks"].to_numpy()
     step = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
     gap_s = ((done["last_s"] - done["first_s"]) / np.maximum(1, count - 1)).to_numpy()
+    time_s = np.repeat(done["first_s"].to_numpy(), count) + step * np.repeat(gap_s, count)
     chunks = pd.DataFrame(
         {
             "request": np.repeat(done["request"].to_numpy(), count).astype(np.int32),
-            "time_s": np.repeat(done["first_s"].to_numpy(), count) + step * np.repeat(gap_s, count),
+            "time_s": np.minimum(time_s, np.repeat(done["last_s"].to_numpy(), count)),
             "tokens": np.ones(step.size, dtype=np.int32),
         }
     )
@@ -155,6 +193,8 @@ def _counters(loop: Loop, requests: pd.DataFrame) -> tuple[dict[str, float], dic
         "running": 0.0,
         "waiting": 0.0,
         "preemptions": 0.0,
+        "prefix_hits_tokens": 320.0,
+        "external_hits_tokens": 0.0,
     }
     done = requests[requests["error"] == ""]
     ttft_s = done["first_s"] - done["due_s"] - loop.client_delay_s - 0.001
@@ -175,5 +215,6 @@ def _counters(loop: Loop, requests: pd.DataFrame) -> tuple[dict[str, float], dic
         "e2e_sum_s": before["e2e_sum_s"] + held_s + extra * loop.ttft_s,
         "e2e_count": before["e2e_count"] + len(done) + extra,
         "running": float(loop.still_running),
+        "prefix_hits_tokens": before["prefix_hits_tokens"] + loop.hit_tokens,
     }
     return before, after

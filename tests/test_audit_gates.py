@@ -14,9 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.audit_formats import Window, read
-from study.audit_gates import judge, least_sample, verdict
+from study.audit_gates import judge, verdict
 from study.audit_level import bound_of, level_reached
-from study.steady import percentile_supported
 from study.validity import Judgement
 
 GOOD = closed_loop()
@@ -116,11 +115,6 @@ def test_lengths_that_vary_are_no_flaw_but_cannot_be_judged() -> None:
     lengths = [20 + i % 13 for i in range(400)]
     said = judged(edited(output_lens=lengths))["lengths_delivered"]
     assert said.verdict == "cannot judge" and "20 to 32 out" in said.text
-
-
-@given(st.integers(1, 5000), st.floats(0.51, 0.999))
-def test_percentiles_need_what_steady_needs(n: int, q: float) -> None:
-    assert percentile_supported(n, q) == (n >= least_sample(q))
 
 
 def test_a_p99_that_is_not_supported_withholds_it_and_voids_nothing() -> None:

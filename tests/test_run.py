@@ -20,7 +20,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from study import budget, engine, frames, platform, same_output
+from study import budget, engine, frames, platform, same_output, telemetry
 from study import plan as planning
 from study.client import Client
 from study.engine import Command
@@ -51,6 +51,8 @@ def fake(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> Path:
 
     monkeypatch.setattr(engine, "command", command)
     monkeypatch.setattr(platform, "engine", lambda: platform.Engine("fake", "1.0", "cpu"))
+    # Whoever runs tests may do other things meanwhile; that no window is void for.
+    monkeypatch.setattr(telemetry, "cpu_times", lambda: telemetry.UNKNOWN)
     return scratch
 
 

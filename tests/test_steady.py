@@ -17,9 +17,9 @@ from study.steady import (
     Steady,
     chunk_gaps_s,
     in_flight_when_sent,
+    least_sample,
     measure,
     percentile,
-    percentile_supported,
     steady_part,
     token_rate_drift,
     trend,
@@ -190,12 +190,8 @@ def test_gaps_stay_inside_a_request_and_skip_chunks_without_a_token() -> None:
 
 
 def test_percentile_rule_is_the_exact_order_statistic_interval() -> None:
-    assert not percentile_supported(367, 0.99)
-    assert percentile_supported(368, 0.99)
-    assert not percentile_supported(71, 0.95)
-    assert percentile_supported(72, 0.95)
-    assert percentile_supported(368, 0.01)
-    assert not percentile_supported(0, 0.5)
+    assert least_sample(0.99) == least_sample(0.01) == 368
+    assert (least_sample(0.95), least_sample(0.90), least_sample(0.5)) == (72, 36, 6)
 
 
 def test_percentile_of_an_unsupported_sample_is_nan() -> None:

@@ -16,6 +16,7 @@ from study import estimates, figures, same_output, theory
 from study.chapter import Part
 from study.estimates import FACTORS, RATIO, launch_values, of_metrics, paired, rows_of
 from study.frames import NOT_MEASURED
+from study.gates import cache
 from study.same_output import Agreement
 from study.standing import NOT_APPLICABLE
 from study.tables import NOT_REPORTED
@@ -24,7 +25,6 @@ COLD, RESTORED, MEMORY = PHASES = ("cold", "restored", "memory")  # workloads, i
 OFF, FILE, NATIVE = MODES = ("off", "file", "native")  # levels of the factor `offload`
 COMPUTED, MIXED = "computed", "mixed"
 SOURCES = (COMPUTED, MEMORY, RESTORED)
-NEARLY = 0.95  # of the tokens that can be reused, to say that they were
 TTFT = "ttft_p50_s"
 # Modes are compared by TTFT in every phase, and by what else storing costs in the first.
 COMPARED = {TTFT: PHASES, "tpot_p50_s": (COLD,), "output_tok_s": (COLD,)}
@@ -90,7 +90,8 @@ def windows(part: Part) -> pd.DataFrame:
         prompt_tokens=prompt,
         memory_tokens=frame["prefix_hits_tokens"],
         restored_tokens=external.mask(external.isna() & (frame["offload"] == OFF), 0.0),
-        reusable_tokens=_whole(frame["input_tokens"] - 1, frame["block_size"]) * frame["requests"],
+        reusable_tokens=cache.reusable(frame["input_tokens"], frame["block_size"].fillna(1))
+        * frame["requests"],
     )
     hits = frame["memory_tokens"] + frame["restored_tokens"]
     frame = frame.assign(computed_tokens=prompt - hits)
@@ -104,31 +105,16 @@ IN_FORCE = ("prefix_caching", "block_size", "kv_cache_tokens")
 COUNTED = ("prompt_tokens", "memory_tokens", "restored_tokens", "computed_tokens", "came_from")
 
 
-def _whole(tokens: pd.Series, block_size: pd.Series) -> pd.Series:
-    """Tokens in whole blocks; all of them where the engine did not say its block size."""
-    size = block_size.fillna(1)
-    return tokens // size * size
-
-
 def _came_from(row: Any) -> str:
     """Where the reusable part of the prompts came from."""
     if np.isnan(row.memory_tokens) or np.isnan(row.restored_tokens):
         return NOT_REPORTED
-    enough = NEARLY * row.reusable_tokens
-    if row.memory_tokens + row.restored_tokens <= row.reusable_tokens - enough:
-        return COMPUTED
-    if row.memory_tokens >= enough:
-        return MEMORY
-    return RESTORED if row.restored_tokens >= enough else MIXED
+    return cache.came_from(row.memory_tokens, row.restored_tokens, row.reusable_tokens)
 
 
 def _intended(row: Any) -> str:
     """What the phase means with this mode, and with the prefix caching that is in force."""
-    if row.workload == COLD:
-        return COMPUTED
-    if row.workload == MEMORY and row.prefix_caching == "True":
-        return MEMORY
-    return COMPUTED if row.offload == OFF else RESTORED
+    return cache.meant(row.workload, row.offload != OFF, row.prefix_caching == "True")
 
 
 def sources(part: Part) -> pd.DataFrame:

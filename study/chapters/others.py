@@ -11,10 +11,10 @@ import pandas as pd
 from study import audit, audit_published, paths
 from study.audit import Audited
 from study.chapter import Shown, Text
+from study.gates.judgement import Judgement
 from study.sentences import Values
 from study.store import write_atomically
 from study.tables import Table, number
-from study.validity import Judgement
 
 BOOK = "90_report-others"
 EXTERNAL = paths.PACKAGE.parent / "data" / "external"

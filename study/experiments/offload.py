@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from study import models, theory
-from study.experiment import SOME, STORAGE, Arm, WindowPlan, Workload
+from study.experiment import SOME, STORAGE, Arm, Phase, WindowPlan, Workload
 from study.experiments.serving import Flags, Serving
 
 Mode = Literal["off", "file", "native"]
@@ -100,7 +100,7 @@ class Offload(Serving):
         return WHOLE_BLOCKS * math.ceil(1.25 * self.repeated * each / WHOLE_BLOCKS)
 
     def _phases(self) -> tuple[WindowPlan, ...]:
-        def phase(name: str, requests: int, repeats: int | None) -> WindowPlan:
+        def phase(name: Phase, requests: int, repeats: int | None) -> WindowPlan:
             return WindowPlan(
                 workload=Workload(
                     name=name, input_tokens=self.prompt_tokens, output_tokens=self.output_tokens
@@ -109,6 +109,7 @@ class Offload(Serving):
                 requests=requests,
                 repeats=repeats,
                 warm_up=repeats is None,
+                phase=name,
             )
 
         return (

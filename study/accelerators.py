@@ -1,0 +1,101 @@
+"""What the GPUs of this machine say of themselves while they work: clock, heat, power, throttling.
+
+Asked of the driver's own tool, in a thread of its own as an answer takes it a tenth of a second.
+Where there is no tool, or it answers otherwise than is known here, all is NaN.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+COLUMNS = ("gpu_clock_mhz", "gpu_celsius", "gpu_watt", "gpu_throttled")
+NOTHING: Mapping[str, float] = dict.fromkeys(COLUMNS, float("nan"))
+ANSWER_S = 10.0
+
+# Bits of NVML's reasons to lower a clock (nvml.h) that are no wish of the user: hardware slowdown,
+# heat by software and by hardware, power brake. A power cap (4) is how a full GPU runs.
+HELD_BACK = 0x08 | 0x20 | 0x40 | 0x80
+NVIDIA = (
+    "nvidia-smi",
+    "--query-gpu=clocks.sm,temperature.gpu,power.draw,clocks_throttle_reasons.active",
+    "--format=csv,noheader,nounits",
+)
+AMD = ("rocm-smi", "--showclocks", "--showtemp", "--showpower", "--json")
+
+
+def nvidia(text: str) -> dict[str, float]:
+    """All GPUs in one: the lowest clock, the highest temperature, total power, any throttled."""
+    rows = [[word.strip() for word in line.split(",")] for line in text.splitlines() if line]
+    return {
+        "gpu_clock_mhz": min(float(row[0]) for row in rows),
+        "gpu_celsius": max(float(row[1]) for row in rows),
+        "gpu_watt": sum(float(row[2]) for row in rows),
+        "gpu_throttled": float(any(int(row[3], 16) & HELD_BACK for row in rows)),
+    }
+
+
+def amd(text: str) -> dict[str, float]:
+    """The same from `rocm-smi`, which does not say whether a clock was held back."""
+    cards = [card for card in json.loads(text).values() if isinstance(card, dict)]
+    return {
+        "gpu_clock_mhz": min(_numbers(cards, "sclk clock speed")),
+        "gpu_celsius": max(_numbers(cards, "Temperature (Sensor junction)")),
+        "gpu_watt": sum(_numbers(cards, "Graphics Package Power")),
+        "gpu_throttled": float("nan"),
+    }
+
+
+def _numbers(cards: Sequence[Mapping[str, str]], name: str) -> list[float]:
+    """The values of this name, without the dress of "(1700Mhz)"."""
+    found = [value for card in cards for key, value in card.items() if name in key]
+    if not found:
+        raise ValueError(f"no {name!r} in the answer")
+    return [float(value.strip("() ").lower().removesuffix("mhz")) for value in found]
+
+
+@dataclass
+class Gpus:
+    """The latest answer of the tool; asking goes on in the background, one call at a time."""
+
+    command: tuple[str, ...]
+    parse: Callable[[str], dict[str, float]]
+    _latest: Mapping[str, float] | None = None
+    _asking: threading.Thread | None = None
+
+    def look(self) -> Mapping[str, float]:
+        """The latest answer, at most about a second old while one looks on."""
+        if self.command and (self._asking is None or not self._asking.is_alive()):
+            self._asking = threading.Thread(target=self._ask, daemon=True)
+            self._asking.start()
+            if self._latest is None:
+                self._asking.join()  # the first look, before the window
+        return self._latest or NOTHING
+
+    def _ask(self) -> None:
+        try:
+            answer = subprocess.run(
+                self.command, capture_output=True, text=True, timeout=ANSWER_S, check=True
+            )
+            self._latest = self.parse(answer.stdout)
+        except (OSError, subprocess.SubprocessError, ValueError, IndexError, AttributeError):
+            self._latest = NOTHING
+
+
+@cache
+def tool() -> tuple[tuple[str, ...], Callable[[str], dict[str, float]]]:
+    """The tool of this machine's GPUs and how its answer is read; no command without one."""
+    for command, parse in ((NVIDIA, nvidia), (AMD, amd)):
+        if shutil.which(command[0]):
+            return command, parse
+    return (), nvidia
+
+
+def find() -> Gpus:
+    """The GPUs of this machine, not asked yet."""
+    return Gpus(*tool())

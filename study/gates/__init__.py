@@ -1,0 +1,1 @@
+"""The gates: each a pure function to one `Judgement`. `study.validity` has the list of them."""

@@ -1,0 +1,71 @@
+"""Was the machine the study's own, and as fast as it can be, while the window lasted?"""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+
+from study.gates.evidence import WindowEvidence
+from study.gates.judgement import Judgement, Verdict
+
+# Work of others takes at most its own share from the study. 5 % of the machine is the size of the
+# effects that are studied; and a whole core is a tenant, however many cores there are.
+FOREIGN_SHARE, FOREIGN_CORES = 0.05, 1.0
+# Time taken by a container's CPU limit: 1 % moves throughput by less than any effect shown.
+QUOTA_SHARE = 0.01
+NEEDED = ("busy_s", "own_s", "cores")
+
+
+def machine_quiet(seen: WindowEvidence) -> Judgement:
+    """Nobody else worked on this machine in the window, and nothing of it was throttled."""
+    looks = seen.telemetry
+    if looks is None or len(looks) < 2 or looks.reindex(columns=NEEDED).isna().any(axis=None):
+        text = "The machine's CPU time is not on record."
+        return Judgement("machine_quiet", "window", "cannot judge", math.nan, "quiet", text)
+    span_s = float(looks["time_s"].iloc[-1] - looks["time_s"].iloc[0])
+    foreign = max(0.0, (grown(looks, "busy_s") - grown(looks, "own_s")) / span_s)
+    most = min(FOREIGN_SHARE * float(looks["cores"].iloc[0]), FOREIGN_CORES)
+    said = f"Others kept {foreign:.2f} of {looks['cores'].iloc[0]:g} cores busy"
+    throttled = _throttled(looks, span_s)
+    verdict: Verdict = "fail" if foreign > most or throttled else "pass"
+    text = "; ".join([said, *(throttled or _unthrottled(looks)), *_waits(looks, span_s)])
+    limit = f"at most {most:.2g} cores busy for others, nothing throttled"
+    return Judgement("machine_quiet", "window", verdict, foreign, limit, f"{text}.")
+
+
+def grown(looks: pd.DataFrame, column: str) -> float:
+    """How much a sum grew from the first look to the last; NaN where it is not known."""
+    return float(looks[column].iloc[-1] - looks[column].iloc[0])
+
+
+def _throttled(looks: pd.DataFrame, span_s: float) -> list[str]:
+    quota = grown(looks, "quota_throttled_s") / span_s
+    checks = (
+        (grown(looks, "heat_throttles") > 0, "cores were throttled for their heat"),
+        (quota > QUOTA_SHARE, f"a CPU limit of the container took {quota:.1%} of the time"),
+        (looks["gpu_throttled"].max() > 0, "a GPU was throttled"),
+    )
+    return [text for wrong, text in checks if wrong]
+
+
+def _unthrottled(looks: pd.DataFrame) -> list[str]:
+    """What was looked at and found free; where a machine does not say, that is said."""
+    known = {
+        "cores": grown(looks, "heat_throttles"),
+        "container": grown(looks, "quota_throttled_s"),
+        "GPUs": looks["gpu_throttled"].max(),
+    }
+    free = [name for name, value in known.items() if not math.isnan(value)]
+    return [f"not throttled: {', '.join(free)}" if free else "throttling is not reported here"]
+
+
+def _waits(looks: pd.DataFrame, span_s: float) -> list[str]:
+    """How long main threads were ready to run but had no core. No limit: on few cores client and
+    server wait for each other, which is the budget that was chosen, and no stranger's doing."""
+    shares = {
+        "the client's main thread": grown(looks, "client_wait_s") / span_s,
+        "those of the server's processes together": grown(looks, "server_wait_s") / span_s,
+    }
+    said = [f"{who} {share:.1%}" for who, share in shares.items() if not math.isnan(share)]
+    return [f"of the time, waiting for a core took {', '.join(said)}"] if said else []

@@ -1,0 +1,55 @@
+"""Gates of scope claim on the study's own results: what is said of several windows, or of arms.
+
+Levels are judged as those of anybody's results are (study.audit_claims); outputs by
+study.same_output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+import pandas as pd
+
+from study.audit_claims import Judged, distinct_levels
+from study.audit_formats import Window
+from study.estimates import rows_of
+from study.gates.judgement import Judgement
+from study.same_output import Agreement
+
+CURVE = ["arm", "workload"]
+RATE, LATENCY = "requests_s", "e2e_p50_s"
+COLUMNS = ("of", "gate", "scope", "verdict", "observed", "limit", "text")
+
+
+def judged(windows: pd.DataFrame, agreements: Sequence[Agreement] = ()) -> pd.DataFrame:
+    """A row per statement: `distinct_levels` of every curve with two levels or more, then
+    `same_output` of every pair of arms that was compared.
+
+    Args: the windows frame of `study.frames.Frames`; what `study.same_output.compare` gave.
+    Columns: of (the arm and workload, or the pair), and those of a judgement.
+    """
+    of_levels = [(f"{arm}, {workload}", said) for (arm, workload), said in levels(windows).items()]
+    of_outputs = [(f"{one.treatment} against {one.baseline}", one.judgement) for one in agreements]
+    rows = [{"of": of, **asdict(said)} for of, said in (*of_levels, *of_outputs)]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    return frame.assign(observed=frame["observed"].map(str), limit=frame["limit"].map(str))
+
+
+def levels(windows: pd.DataFrame) -> dict[tuple[str, str], Judgement]:
+    """Are the levels of each curve different loads? By means over launches, of valid windows."""
+    if windows.empty:
+        return {}
+    valid = windows[windows["verdict"] == "valid"]
+    means = valid.groupby([*CURVE, "level"], as_index=False)[[RATE, LATENCY]].mean()
+    return {
+        (str(arm), str(workload)): distinct_levels([_judged(row) for row in rows_of(curve)])
+        for (arm, workload), curve in means.groupby(CURVE)
+        if len(curve) > 1
+    }
+
+
+def _judged(row: object) -> Judged:
+    level, rate, latency_s = (float(getattr(row, name)) for name in ("level", RATE, LATENCY))
+    rates, times_s = {"request_s": rate}, {"e2e": {"p50": latency_s}}
+    return Judged(f"{level:g}", Window("", level=level, rates=rates, times_s=times_s), "valid")

@@ -1,0 +1,166 @@
+"""What the machine does around and during a window: who uses it, who waits, what is throttled.
+
+Everything is read from the kernel's own files, a few each look, and summed up since boot, so that
+two looks give the mean of what lies between them. What cannot be read here is NaN: a virtual
+machine shows no clock, a container may show no other process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Self
+
+import pandas as pd
+import psutil
+
+from study import accelerators
+
+LOOK_S = 0.5  # a look costs about a millisecond of one core: 0.2 %
+PROC, SYS = Path("/proc"), Path("/sys")
+NAN = float("nan")
+CPU_TIMES = ("user", "nice", "system", "idle", "iowait", "irq", "softirq", "steal")
+# Interrupts are left out: the study's own loopback traffic makes most of them, in nobody's name.
+BUSY = ("user", "nice", "system", "steal")
+COLUMNS = (
+    "time_s", "cores", "busy_s", "steal_s", "own_s", "client_wait_s", "server_wait_s", "load_1m",
+    "clock_mhz", "heat_throttles", "quota_throttled_s", "memory_free_bytes",
+    *accelerators.COLUMNS,
+)  # fmt: skip
+
+
+class Telemetry:
+    """Looks at the machine from entering to leaving the block: before, in between, and after.
+
+    `server` and `client` are the first process of each; the study's own processes are this one,
+    and all that it and those have started by now.
+    """
+
+    def __init__(self, server: int | None, client: int | None) -> None:
+        self._server = _family(server)
+        self._client = [client] if client is not None else []
+        self._own = sorted({*_family(os.getpid()), *self._server, *self._client})
+        self._gpus = accelerators.find()
+        self._rows: list[dict[str, float]] = []
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look_on, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._look()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._look()
+
+    def _look_on(self) -> None:
+        while not self._stop.wait(LOOK_S):
+            self._look()
+
+    def _look(self) -> None:
+        self._rows.append(
+            {
+                "time_s": time.monotonic(),
+                **cpu_times(),
+                "own_s": sum(cpu_s(pid) for pid in self._own),
+                "client_wait_s": sum(map(waited_s, self._client)) if self._client else NAN,
+                "server_wait_s": sum(map(waited_s, self._server)) if self._server else NAN,
+                "load_1m": _first_number(PROC / "loadavg"),
+                "clock_mhz": _clock_mhz(),
+                "heat_throttles": _sum(SYS.glob(HEAT)),
+                "quota_throttled_s": _quota_throttled_s(),
+                "memory_free_bytes": float(psutil.virtual_memory().available),
+                **self._gpus.look(),
+            }
+        )
+
+    def frame(self) -> pd.DataFrame:
+        """A row per look. Columns: time_s (CLOCK_MONOTONIC); cores; the rest in all cores since
+        boot or start, as CPU seconds: busy_s (anybody's work), steal_s (of it, another virtual
+        machine's), own_s (the study's processes), client_wait_s and server_wait_s (main threads,
+        ready to run but without a core); load_1m; clock_mhz (mean of the cores);
+        heat_throttles (events); quota_throttled_s (by a container's limit); memory_free_bytes;
+        and those of `study.accelerators`."""
+        return pd.DataFrame(self._rows, columns=list(COLUMNS), dtype=float)
+
+
+UNKNOWN = {"cores": NAN, "busy_s": NAN, "steal_s": NAN}
+
+
+def cpu_times() -> dict[str, float]:
+    """Number of cores, and their busy and stolen time since boot, of everybody."""
+    lines = _text(PROC / "stat").splitlines()
+    if not lines or not lines[0].startswith("cpu "):
+        return UNKNOWN
+    times = dict(zip(CPU_TIMES, map(float, lines[0].split()[1:]), strict=False))
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    return {
+        "cores": float(sum(line.startswith("cpu") for line in lines) - 1),
+        "busy_s": sum(times.get(name, 0.0) for name in BUSY) * tick_s,
+        "steal_s": times.get("steal", 0.0) * tick_s,
+    }
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time of a process since its start; 0 when it is gone."""
+    fields = _text(PROC / str(pid) / "stat").rpartition(")")[2].split()
+    return (float(fields[11]) + float(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def waited_s(pid: int) -> float:
+    """How long the main thread of a process was ready to run without a core; NaN if unknown."""
+    fields = _text(PROC / str(pid) / "schedstat").split()
+    return float(fields[1]) / 1e9 if len(fields) > 1 else NAN
+
+
+CLOCKS = "devices/system/cpu/cpu[0-7]/cpufreq/scaling_cur_freq"  # eight stand for all
+HEAT = "devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
+
+
+def _clock_mhz() -> float:
+    found = [_first_number(path) / 1e3 for path in SYS.glob(CLOCKS)]
+    return sum(found) / len(found) if found else NAN
+
+
+def _quota_throttled_s() -> float:
+    """Time that a container's CPU limit took, by version 2 or 1 of control groups."""
+    for path, name, unit in (
+        (SYS / "fs/cgroup/cpu.stat", "throttled_usec", 1e-6),
+        (SYS / "fs/cgroup/cpu/cpu.stat", "throttled_time", 1e-9),
+    ):
+        for line in _text(path).splitlines():
+            if line.startswith(f"{name} "):
+                return float(line.split()[1]) * unit
+    return NAN
+
+
+def _family(pid: int | None) -> list[int]:
+    if pid is None:
+        return []
+    with contextlib.suppress(psutil.Error):
+        leader = psutil.Process(pid)
+        return [pid, *(child.pid for child in leader.children(recursive=True))]
+    return []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+def _first_number(path: Path) -> float:
+    words = _text(path).split()
+    return float(words[0]) if words else NAN
+
+
+def _sum(paths: Iterable[Path]) -> float:
+    found: Sequence[float] = [_first_number(path) for path in paths]
+    return sum(found) if found else NAN

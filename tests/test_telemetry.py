@@ -1,0 +1,134 @@
+"""The machine, as its kernel shows it: whose work it is, and nothing where it shows nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from study import accelerators, telemetry
+from study.gates.machine import grown
+from study.telemetry import COLUMNS, Telemetry
+
+BUSY = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
+pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="another kernel")
+
+
+def looked(stranger: bool) -> tuple[float, float]:
+    """CPU seconds of the study and of others while one process works for a second and a half."""
+    if stranger:  # its parent ends at once, so nobody here has started it
+        started = subprocess.run(
+            ["sh", "-c", '"$0" -c "$1" & sleep 0.3', sys.executable, BUSY], check=True
+        )
+        assert started.returncode == 0
+    child = None if stranger else subprocess.Popen([sys.executable, "-c", BUSY])
+    with Telemetry(None, os.getpid()) as telemetry:
+        time.sleep(1.0)
+    if child is not None:
+        child.wait()
+    frame = telemetry.frame()
+    assert list(frame.columns) == list(COLUMNS) and 3 <= len(frame) <= 4
+    own_s = grown(frame, "own_s")
+    return own_s, grown(frame, "busy_s") - own_s
+
+
+def test_work_is_put_down_to_who_started_it() -> None:
+    own_s, _ = looked(stranger=False)
+    assert own_s > 0.3  # of a second, on a machine that may be full
+    own_s, others_s = looked(stranger=True)
+    assert own_s < 0.2 and others_s > 0.3
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The kernel's files, made up."""
+    monkeypatch.setattr(telemetry, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(telemetry, "SYS", tmp_path / "sys")
+    return tmp_path
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def last_look() -> dict[str, float]:
+    with Telemetry(os.getpid(), os.getpid()) as looking:
+        pass
+    return {str(name): float(value) for name, value in looking.frame().iloc[-1].items()}
+
+
+def test_a_kernel_that_shows_nothing_gives_nothing_and_no_error(kernel: Path) -> None:
+    look = last_look()
+    shown = {name for name, value in look.items() if not np.isnan(value)}
+    assert shown == {"time_s", "own_s", "memory_free_bytes"} and look["own_s"] == 0
+
+
+def test_what_the_kernel_writes_is_read_in_seconds(kernel: Path) -> None:
+    tick_s = 1 / os.sysconf("SC_CLK_TCK")
+    write(kernel / "proc/stat", "cpu  10 20 30 999 5 7 8 40 0 0\ncpu0 1 2\ncpu1 1 2\nintr 5\n")
+    pid = os.getpid()
+    inside = " ".join(str(number) for number in range(1, 30))
+    write(kernel / f"proc/{pid}/stat", f"{pid} (a ) (b) S {inside}")
+    write(kernel / f"proc/{pid}/schedstat", "5000000000 250000000 77\n")
+    write(kernel / "proc/loadavg", "1.25 0.5 0.1 1/100 5\n")
+    cpu = kernel / "sys/devices/system/cpu/cpu0"
+    write(cpu / "cpufreq/scaling_cur_freq", "2600000\n")
+    write(cpu / "thermal_throttle/core_throttle_count", "3\n")
+    write(kernel / "sys/fs/cgroup/cpu.stat", "nr_throttled 2\nthrottled_usec 1500000\n")
+    look = last_look()
+    assert (look["cores"], look["load_1m"], look["clock_mhz"]) == (2, 1.25, 2600)
+    assert look["busy_s"] == pytest.approx(100 * tick_s)  # without idle, waiting and interrupts
+    assert look["steal_s"] == pytest.approx(40 * tick_s)
+    # After the state come ten numbers, then user and system time.
+    assert look["own_s"] == pytest.approx((11 + 12) * tick_s)
+    assert look["client_wait_s"] == pytest.approx(0.25)
+    assert (look["heat_throttles"], look["quota_throttled_s"]) == (3, 1.5)
+
+
+# --- GPUs -----------------------------------------------------------------------------------------
+
+HELD_BACK = ["0x0000000000000008", "0x0000000000000020", "0x0000000000000040", "0x80"]
+FREE = ["0x0000000000000000", "0x0000000000000001", "0x0000000000000004"]  # idle, a power cap
+
+
+@pytest.mark.parametrize("reason", [*HELD_BACK, *FREE])
+def test_nvidias_answer(reason: str) -> None:
+    said = accelerators.nvidia(f"1980, 61, 402.11, 0x0\n1755, 68, 398.20, {reason}\n")
+    assert said == {
+        "gpu_clock_mhz": 1755,
+        "gpu_celsius": 68,
+        "gpu_watt": pytest.approx(800.31),
+        "gpu_throttled": float(reason in HELD_BACK),
+    }
+
+
+def test_amds_answer() -> None:
+    card = (
+        '"Temperature (Sensor junction) (C)": "55.0", "sclk clock speed:": "(2100Mhz)", '
+        '"Current Socket Graphics Package Power (W)": "310.5"'
+    )
+    said = accelerators.amd(f'{{"card0": {{{card}}}, "system": "x"}}')
+    assert (said["gpu_clock_mhz"], said["gpu_celsius"], said["gpu_watt"]) == (2100, 55, 310.5)
+    assert np.isnan(said["gpu_throttled"])
+
+
+@pytest.mark.parametrize("command", [("echo", "[N/A], 61, x, 0x0"), ("false",), ("no-such-tool",)])
+def test_an_answer_that_is_not_understood_is_no_answer(command: tuple[str, ...]) -> None:
+    for parse in (accelerators.nvidia, accelerators.amd):
+        gpus = accelerators.Gpus(command, parse)
+        assert all(np.isnan(value) for value in gpus.look().values())
+
+
+def test_the_first_look_waits_for_an_answer_and_the_next_do_not() -> None:
+    command = ("sh", "-c", "sleep 0.3; echo 1980, 61, 402.11, 0x8")
+    gpus = accelerators.Gpus(command, accelerators.nvidia)
+    assert gpus.look()["gpu_throttled"] == 1
+    began = time.monotonic()
+    assert gpus.look()["gpu_clock_mhz"] == 1980
+    assert time.monotonic() - began < 0.2
