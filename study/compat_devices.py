@@ -143,7 +143,9 @@ def boot(tree: Tree, device: Device, facts: Mapping[str, Any]) -> tuple[Loader, 
     answers: dict[str, Any] = {"get_cpu_architecture": interface.CpuArchEnum.X86}
     if device.capability:
         answers["get_device_capability"] = interface.DeviceCapability(*device.capability)
-    methods = {name: classmethod(_always(answer)) for name, answer in answers.items()}
+    methods: dict[str, Any] = {
+        name: classmethod(_always(answer)) for name, answer in answers.items()
+    }
     current.platform = type(platform.__name__, (platform,), methods)()
     return loader, current.platform
 

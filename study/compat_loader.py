@@ -15,7 +15,7 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache, reduce
 from types import CodeType, ModuleType
 from typing import Any
@@ -89,13 +89,14 @@ class Loader:
             "vllm.logger.init_logger": lambda _: self.log,
             "vllm.utils.import_utils.resolve_obj_by_qualname": self.resolve,
         }
-        self._stdlib = {
+        system = Planted("os", environ=dict(environment), getenv=dict(environment).get)
+        system.__dict__["path"] = os.path
+        self._stdlib: dict[str, Any] = {
             "dataclasses": _dataclasses(),
             "regex": re,
-            "os": Planted("os", environ=dict(environment), getenv=dict(environment).get),
+            "os": system,
             "importlib.util": Planted("importlib.util", find_spec=self._find_spec),
         }
-        self._stdlib["os"].path = os.path
 
     def module(self, name: str) -> Any:
         """The module, executed once; a stand-in where it is not read or not in the tree."""
@@ -211,7 +212,10 @@ def compiled(parsed: Parsed) -> list[tuple[tuple[str, ...], CodeType]]:
 def compile_statements(statements: list[ast.stmt], file: str) -> CodeType:
     """Code of some statements, with unknown decorators left out when it runs."""
     module = ast.Module(body=[_Decorators().visit(one) for one in statements], type_ignores=[])
-    return compile(ast.fix_missing_locations(module), file, "exec", _FLAGS, dont_inherit=True)
+    code: CodeType = compile(
+        ast.fix_missing_locations(module), file, "exec", _FLAGS, dont_inherit=True
+    )
+    return code
 
 
 def bound(statement: ast.AST) -> Iterator[str]:
@@ -238,9 +242,7 @@ class _Decorators(ast.NodeTransformer):
         ]
         return node
 
-    visit_FunctionDef: Callable[[ast.NodeTransformer, Any], Any] = _wrap
-    visit_AsyncFunctionDef: Callable[[ast.NodeTransformer, Any], Any] = _wrap
-    visit_ClassDef: Callable[[ast.NodeTransformer, Any], Any] = _wrap
+    visit_FunctionDef = visit_AsyncFunctionDef = visit_ClassDef = _wrap
 
 
 def _is_wrapped(node: ast.expr) -> bool:

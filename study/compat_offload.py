@@ -159,7 +159,7 @@ def _layer(engine: Engine, name: str, family: Family, backend: Any) -> Any:
         kind = _layer_class(engine, "MLAAttention" if family.mla else "Attention")
     if isinstance(kind, Unknown):
         raise NotDerived(f"the class of layer {name} was not read: {kind}")
-    layer = object.__new__(type(kind.__name__, (kind,), {"__abstractmethods__": frozenset()}))
+    layer: Any = object.__new__(type(kind.__name__, (kind,), {"__abstractmethods__": frozenset()}))
     layer.attn_backend = backend
     return layer
 

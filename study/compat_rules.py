@@ -113,11 +113,14 @@ def needs_block_1(table: pd.DataFrame) -> list[Case]:
 def takes_only(allowed: Callable[[int], bool]) -> Cases:
     """Per number of heads: does AITER's MLA take exactly those that are stated?"""
 
+    def expected(heads: int) -> Callable[[pd.Series], bool]:
+        return lambda row: _runs(row) == allowed(heads)
+
     def cases(table: pd.DataFrame) -> list[Case]:
         asked = _rocm(table, "mla")
         asked = asked[asked["asked_backend"].eq(AITER_MLA) & _plain(asked)]
         return [
-            _case(row, f"{heads} heads", lambda row, heads=heads: _runs(row) == allowed(heads))
+            _case(row, f"{heads} heads", expected(heads))
             for heads in compat.HEADS
             for _, row in asked[_heads(asked, heads)].head(1).iterrows()
         ]

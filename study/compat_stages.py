@@ -158,7 +158,7 @@ class Engine:
         )
         declared = self.cache.CacheConfig
         if not isinstance(declared, Unknown) and hasattr(declared, "DEFAULT_BLOCK_SIZE"):
-            cache.DEFAULT_BLOCK_SIZE = declared.DEFAULT_BLOCK_SIZE
+            cache.__dict__["DEFAULT_BLOCK_SIZE"] = declared.DEFAULT_BLOCK_SIZE
             call(self.loader, declared._apply_block_size_default, cache)
         self._config = planted_config(
             cache_config=cache,
@@ -282,16 +282,18 @@ class _Course:
             "topk_indices_buffer": Planted("topk_indices_buffer"),
             **LATENT,
         }
-        self._initialise(implementation, implementation.__mro__, arguments)
+        thing: Any = object.__new__(_bare(implementation))
+        thing.__dict__.update(arguments)
+        self._initialise(thing, implementation.__mro__, arguments)
 
-    def _initialise(self, made: Any, order: tuple[type, ...], arguments: dict[str, Any]) -> None:
+    def _initialise(self, thing: Any, order: tuple[type, ...], arguments: dict[str, Any]) -> None:
+        """Runs the constructor of the first class that has one; `super()` goes on from there."""
         rest = list(order)
         while rest and not hasattr(rest[0].__dict__.get("__init__"), "__code__"):
             rest.pop(0)
         if not rest:
             return
         own = rest[0].__dict__["__init__"]
-        thing = object.__new__(_bare(made))
         takes = inspect.signature(own).parameters
         rest_of = {name: value for name, value in arguments.items() if name not in takes}
         scope = {
@@ -300,9 +302,8 @@ class _Course:
             if name != "self"
         }
         above = SimpleNamespace(
-            __init__=lambda *_, **__: self._initialise(made, tuple(rest[1:]), arguments)
+            __init__=lambda *_, **__: self._initialise(thing, tuple(rest[1:]), arguments)
         )
-        thing.__dict__.update(arguments)
         self._steps(own, scope | {"self": thing, "super": lambda *_: above})
 
     def _kernel(self, backend: Any) -> int:

@@ -169,7 +169,7 @@ def shortened(words: str) -> str:
     return f"{words[: _LONGEST // 3]} [...] {words[-2 * _LONGEST // 3 :]}"
 
 
-def _is_deliberate(statement: ast.Raise | ast.Assert, error: Exception) -> bool:
+def _is_deliberate(statement: ast.Raise | ast.Assert, error: BaseException) -> bool:
     """Whether the engine refuses what was asked, rather than stumbling over a planted fact.
 
     A bare `assert x` without words counts only if it is about something that is asked.

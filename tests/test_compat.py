@@ -34,13 +34,13 @@ def single(table: pd.DataFrame) -> pd.DataFrame:
     return chapter.by_device_and_heads(table)
 
 
-def rows(frame: pd.DataFrame, **wanted: object) -> pd.DataFrame:
+def rows(frame: pd.DataFrame, **wanted: Any) -> pd.DataFrame:
     for column, value in wanted.items():
         frame = frame[frame[column].eq(value)]
     return frame
 
 
-def only(frame: pd.DataFrame, **wanted: object) -> Any:
+def only(frame: pd.DataFrame, **wanted: Any) -> Any:
     found = rows(frame, **wanted)
     assert len(found) == 1, found
     return found.iloc[0]

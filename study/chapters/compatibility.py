@@ -14,6 +14,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from study import compat, compat_rules, platform, style
 from study.chapter import Shown, Text
+from study.compat_devices import DEVICES
 from study.compat_source import open_tree
 from study.compat_stages import ALLOWED, OVERRIDDEN, REFUSED, UNKNOWN
 from study.errors import StudyError
@@ -93,7 +94,7 @@ def grid(table: pd.DataFrame, heads: int = HEADS) -> Drawn:
             _panel(axis, drawn[drawn["version"].eq(version)], rows)
             axis.set_title(version)
         entries = [Patch(color=colour, label=name) for name, colour in COLOUR.items()]
-        style.legend(figure, entries)  # type: ignore[arg-type]
+        style.legend(figure, entries)
     caption = (
         f"What the engine would do with `--block-size` when no back end and no KV dtype is named, "
         f"at {heads} heads a rank, by version; n = {len(drawn)} answers, derived from the source, "
@@ -145,11 +146,11 @@ def switches(table: pd.DataFrame) -> Table:
     keys = ["version", "device", "aiter", "family", "kv_dtype", "heads"]
     without = plain.set_index(keys)["backend"]
     moved = found[found["switched"]].copy()
+    others = ["version", "aiter", "family", "kv_dtype"]
     firsts = [
-        (row.version, row.device.split(", ")[0], row.aiter, row.family, row.kv_dtype,
-         int(row.heads.split()[0]))
-        for row in moved.itertuples()
-    ]  # fmt: skip
+        (key[0], str(device).split(", ")[0], *key[1:], int(str(heads).split()[0]))
+        for *key, device, heads in moved[[*others, "device", "heads"]].itertuples(index=False)
+    ]
     moved["without"] = [without.get(one, "") for one in firsts]
     shown = pd.DataFrame(
         {
@@ -298,7 +299,7 @@ def live(table: pd.DataFrame, values: Values) -> str:
     except StudyError as error:
         return f"Not derived again: {error}."
     kind = platform.engine().kind
-    devices = [device for device in compat.DEVICES if device.kind == kind]
+    devices = [device for device in DEVICES if device.kind == kind]
     derived = by_device_and_heads(compat.derive(tree, devices))
     version = values.label("compatibility.installed", tree.version)
     committed = by_device_and_heads(table[table["version"].eq(tree.version)])
