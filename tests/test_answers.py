@@ -99,4 +99,4 @@ def test_gigabytes_of_weights_come_near_the_bound_and_never_beat_it(scratch: Pat
     assert set(found.launches["outcome"]) == {"measured"}
     seen = beside.windows(found.windows, device)
     assert beside.bound_respected(seen, device).verdict == "pass"
-    assert seen["share"].max() > 0.4  # tiny models stay below a hundredth
+    assert seen["share"].max() > 0.2  # tiny models stay below a hundredth
