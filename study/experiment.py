@@ -84,6 +84,7 @@ class WindowPlan(BaseModel):
     requests: int | None = None  # instead of a time: the window is over after so many
     repeats: int | None = None  # it sends the prompts of this window of the launch once more
     warm_up: bool = True  # not where it would change what the cache holds
+    second: bool = False  # the second instrument sends the same load, right after
 
     @property
     def name(self) -> str:
