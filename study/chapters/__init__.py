@@ -3,9 +3,18 @@
 from typing import cast
 
 from study.chapter import Chapter
-from study.chapters import aiter, architecture, block_size, offload, saturation, theory
+from study.chapters import (
+    aiter,
+    architecture,
+    block_size,
+    instrument,
+    offload,
+    saturation,
+    theory,
+)
 
 CHAPTERS: dict[str, Chapter] = {
+    "10_instrument": cast(Chapter, instrument),
     "20_architecture": cast(Chapter, architecture),
     "30_block_size": cast(Chapter, block_size),
     "40_offload": cast(Chapter, offload),
