@@ -80,13 +80,13 @@ class Calibration:
         """The gentlest load that was at least as hard; None where none was."""
         level_is, rate_is = self.points["level"] >= level, self.points["chunks_per_s"]
         found = self.points[level_is & (rate_is >= chunks_per_s)]
-        return None if found.empty else found.loc[_weight(found).idxmin()]
+        return None if found.empty else found.iloc[int(_weight(found).argmin())]
 
     def easier(self, level: int, chunks_per_s: float) -> pd.Series | None:
         """The hardest load that was no harder; None where none was."""
         level_is, rate_is = self.points["level"] <= level, self.points["chunks_per_s"]
         found = self.points[level_is & (rate_is <= chunks_per_s)]
-        return None if found.empty else found.loc[_weight(found).idxmax()]
+        return None if found.empty else found.iloc[int(_weight(found).argmax())]
 
 
 def _weight(points: pd.DataFrame) -> pd.Series:

@@ -79,7 +79,7 @@ def client_headroom(asked: Demand | None, calibration: Calibration | None) -> Ju
     findings = [_lag(asked), *_calibrated(asked, calibration)]
     verdict: Verdict = "pass"
     for worse in ("cannot judge", "fail"):
-        verdict = worse if any(one == worse for one, _ in findings) else verdict  # type: ignore[assignment]
+        verdict = worse if any(one == worse for one, _ in findings) else verdict
     said = "; ".join(text for one, text in findings if one == verdict)
     load = f"At level {asked.level} and {asked.chunks_per_s:,.0f} chunks/s"
     return Judgement(GATE, "window", verdict, said, LIMIT, f"{load}: {said}.")

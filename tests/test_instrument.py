@@ -65,7 +65,7 @@ def part(launches: int = 3, *, calibrated: bool = True, noise: float = 0.03) -> 
         launches=planned,
         found=found,
         records=(),
-        outputs=same_output.read((), None),  # type: ignore[arg-type]
+        outputs=same_output.read((), None),
         example=None,
         seconds=second_files(planned),
         calibration=points if calibrated else None,
