@@ -18,99 +18,30 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from anywhere, installed or not
 
+from study import second, truth  # noqa: E402
 from study.client import Client, Load  # noqa: E402
-from study.nullserver import serve  # noqa: E402
+from study.nullserver import serve, stats  # noqa: E402
+from study.truth import Claims  # noqa: E402
 
 INPUT_TOKENS, OUTPUT_TOKENS, TTFT_MS, ITL_MS = 128, 64, 200.0, 50.0
 LATENCY_S = (TTFT_MS + (OUTPUT_TOKENS - 1) * ITL_MS) / 1e3
 RAMP_STREAMS, RAMP_S = 1024, 3.0
 RAMP_ITL_MS = (50.0, 25.0, 17.0, 14.0, 12.0, 10.0, 9.0, 8.0)
-TRUE_MS = 10.0
-VLLM = """
-import os, sys, time
-os.sched_setaffinity(0, {int(sys.argv.pop(1))})
-from vllm.benchmarks import serve
-try:
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-except ImportError:
-    from argparse import ArgumentParser as FlexibleArgumentParser
-parser = FlexibleArgumentParser()
-serve.add_cli_args(parser)
-asked = parser.parse_args()
-before = time.process_time()
-serve.main(asked)
-print("CPU_S", time.process_time() - before)
-"""
-
-Floats = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Claims:
-    """What a client says of its completed requests, and what the server wrote into them.
-
-    `first_s`, `ttft_s`: per request, first token on the client's clock (CLOCK_MONOTONIC) and TTFT.
-    `gaps_s`: requests x (tokens - 1). `told_s`: requests x (1 + tokens), received and written.
-    """
-
-    client: str
-    first_s: Floats
-    ttft_s: Floats
-    gaps_s: Floats
-    told_s: Floats
-    failed: int
-    cpu_s: float
-
-
-def told(texts: list[str]) -> Floats:
-    """The server's own times out of the text of each request, in seconds."""
-    return np.array([text.split() for text in texts], dtype=np.float64) / 1e9
-
-
-def row(claims: Claims, streams: int, start: str, stats: dict[str, float]) -> dict[str, object]:
+def row(claims: Claims, streams: int, start: str, said: dict[str, float]) -> dict[str, object]:
     """Errors (claimed minus true) in ms, and the load by the server's clock."""
-    received_s, written_s = claims.told_s[:, 0], claims.told_s[:, 1:]
-    ttft_ms = (claims.ttft_s - (written_s[:, 0] - received_s)) * 1e3
-    read_ms = (claims.first_s - written_s[:, 0]) * 1e3
-    itl_ms = np.abs(claims.gaps_s - np.diff(written_s, axis=1)) * 1e3
-    span_s = written_s.max() - received_s.min()
-    return {
-        "client": claims.client,
-        "streams": streams,
-        "start": start,
-        "completed": len(received_s),
-        "failed": claims.failed,
-        "in_flight_mean": in_flight(received_s, written_s[:, -1]),
-        "ttft_error_median_ms": np.median(ttft_ms),
-        "ttft_error_p99_ms": np.quantile(ttft_ms, 0.99),
-        "first_read_late_median_ms": np.median(read_ms),
-        "first_read_late_p99_ms": np.quantile(read_ms, 0.99),
-        "itl_error_median_ms": np.median(itl_ms),
-        "itl_error_p99_ms": np.quantile(itl_ms, 0.99),
-        "client_cpu_s": claims.cpu_s,
-        "chunks_per_s": written_s.size / span_s,
-        "server_late_p99_ms": stats["tick_late_p99_ms"],
-    }
-
-
-def in_flight(received_s: Floats, ended_s: Floats) -> float:
-    """Mean requests in flight over the middle 40 % of the load, by the server's clock."""
-    begin_s, end_s = received_s.min(), ended_s.max()
-    low, high = begin_s + 0.3 * (end_s - begin_s), begin_s + 0.7 * (end_s - begin_s)
-    inside_s = np.clip(ended_s, low, high) - np.clip(received_s, low, high)
-    return float(inside_s.sum() / (high - low))
+    found = truth.errors(claims, said)
+    return {"client": claims.client, "streams": streams, "start": start, **found}
 
 
 def ours(client: Client, base_url: str, streams: int, *, waves: int, ramp_s: float,
@@ -129,17 +60,7 @@ def ours(client: Client, base_url: str, streams: int, *, waves: int, ramp_s: flo
     )
     with tempfile.TemporaryDirectory() as folder:
         recording = client.run(load, Path(folder) / "window")
-    fine = recording.requests[recording.requests["error"] == ""]
-    read = recording.chunks[recording.chunks["request"].isin(fine["request"])]["time_s"]
-    return Claims(
-        client="study",
-        first_s=fine["first_s"].to_numpy(),
-        ttft_s=(fine["first_s"] - fine["due_s"]).to_numpy(),
-        gaps_s=np.diff(read.to_numpy().reshape(len(fine), output_tokens), axis=1),
-        told_s=told(fine["text"].tolist()),
-        failed=len(recording.requests) - len(fine),
-        cpu_s=recording.info["cpu_s"],
-    )
+    return truth.claims_of(recording)
 
 
 def vllms(core: int, base_url: str, streams: int, waves: int, folder: Path) -> Claims:
@@ -151,13 +72,11 @@ def vllms(core: int, base_url: str, streams: int, waves: int, folder: Path) -> C
         "random-output-len": OUTPUT_TOKENS, "num-prompts": waves * streams,
         "max-concurrency": streams, "result-filename": saved.name, "result-dir": folder,
     }  # fmt: skip
-    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    words += ["--ignore-eos", "--save-result", "--save-detailed", "--disable-tqdm"]
     done = subprocess.run(
-        [sys.executable, "-c", VLLM, str(core), *words],
+        second.command(options, [core], warm=False),
         capture_output=True,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        env=second.environment(),
     )
     if done.returncode:
         raise SystemExit(f"vllm bench serve must run; it said:\n{done.stderr[-2000:]}")
@@ -169,9 +88,9 @@ def vllms(core: int, base_url: str, streams: int, waves: int, folder: Path) -> C
         first_s=first_s,
         ttft_s=np.array([result["ttfts"][i] for i in fine]),
         gaps_s=np.array([result["itls"][i] for i in fine]),
-        told_s=told([result["generated_texts"][i] for i in fine]),
+        told_s=truth.told([result["generated_texts"][i] for i in fine]),
         failed=len(result["errors"]) - len(fine),
-        cpu_s=float(done.stdout.rpartition("CPU_S")[2]),
+        cpu_s=second.cpu_s(done.stdout),
     )
 
 
@@ -188,14 +107,6 @@ def make_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
-def ask(base_url: str, path: str, method: str = "GET") -> dict[str, float]:
-    """One call of the null server's own endpoints."""
-    request = urllib.request.Request(base_url + path, method=method)
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        found: dict[str, float] = json.load(answer)
-    return found
-
-
 def levels(asked: argparse.Namespace, server: int, core: int) -> Iterator[dict[str, object]]:
     """Every client at every number of streams."""
     with (
@@ -207,14 +118,14 @@ def levels(asked: argparse.Namespace, server: int, core: int) -> Iterator[dict[s
             make_tokenizer(Path(folder))
         for streams in asked.streams:
             for start, ramp_s in (("together", 0.0), ("staggered", LATENCY_S)):
-                ask(base_url, "/stats/reset", "POST")
+                stats(base_url, reset=True)
                 claims = ours(client, base_url, streams, waves=asked.waves, ramp_s=ramp_s,
                               output_tokens=OUTPUT_TOKENS)  # fmt: skip
-                yield row(claims, streams, start, ask(base_url, "/stats"))
+                yield row(claims, streams, start, stats(base_url))
             if not asked.skip_vllm:
-                ask(base_url, "/stats/reset", "POST")
+                stats(base_url, reset=True)
                 claims = vllms(core, base_url, streams, asked.waves, Path(folder))
-                yield row(claims, streams, "together", ask(base_url, "/stats"))
+                yield row(claims, streams, "together", stats(base_url))
 
 
 def ramp(server: int, core: int) -> Iterator[dict[str, object]]:
@@ -225,10 +136,10 @@ def ramp(server: int, core: int) -> Iterator[dict[str, object]]:
     for itl_ms in RAMP_ITL_MS:
         found = at_rate(itl_ms, server, core)
         yield found
-        if _untrue(found):
+        if truth.untrue(found):
             again = at_rate(itl_ms, server, core)
             yield again
-            if _untrue(again):
+            if truth.untrue(again):
                 return
 
 
@@ -238,22 +149,9 @@ def at_rate(itl_ms: float, server: int, core: int) -> dict[str, object]:
         output_tokens = int(RAMP_S * 1e3 / itl_ms)
         claims = ours(client, base_url, RAMP_STREAMS, waves=2, ramp_s=RAMP_S,
                       output_tokens=output_tokens)  # fmt: skip
-        found = row(claims, RAMP_STREAMS, f"ramp, ITL {itl_ms:g} ms", ask(base_url, "/stats"))
-    found["chunks_per_s"] = steady_rate(claims.told_s)
+        found = row(claims, RAMP_STREAMS, f"ramp, ITL {itl_ms:g} ms", stats(base_url))
+    found["chunks_per_s"] = truth.steady_rate(claims.told_s)
     return found
-
-
-def _untrue(found: dict[str, object]) -> bool:
-    """Past TRUE_MS at p99: the client's errors, or the server's own lateness."""
-    names = ("first_read_late_p99_ms", "itl_error_p99_ms", "server_late_p99_ms")
-    return max(float(str(found[name])) for name in names) > TRUE_MS
-
-
-def steady_rate(told_s: Floats) -> float:
-    """Chunks per second in the middle fifth of the load, by the server's clock."""
-    written_s = told_s[:, 1:].ravel()
-    low, high = np.quantile(written_s, [0.4, 0.6])
-    return float(0.2 * written_s.size / (high - low))
 
 
 def markdown(table: pd.DataFrame) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import pandas as pd
 
-from study import frames, pictures, same_output
+from study import agreement, calibration, frames, pictures, same_output
+from study.agreement import Seconds
+from study.calibration import Calibration
 from study.experiment import Experiment
 from study.frames import Frames
 from study.plan import Launch, launches
@@ -36,7 +38,8 @@ Shown = Text | Drawn | Table
 class Part:
     """One experiment of the study, with all that is on disk of it.
 
-    outputs: what the fixed prompts gave (see study.same_output).
+    outputs: what the fixed prompts gave (see study.same_output); seconds: what the second
+    instrument said of the same launches; calibration: of the client on this machine, if any.
     """
 
     notebook: str
@@ -46,6 +49,8 @@ class Part:
     records: tuple[Mapping[str, Any], ...]
     outputs: pd.DataFrame
     example: pictures.Window | None
+    seconds: Seconds = field(default_factory=Seconds)
+    calibration: Calibration | None = None
 
     @property
     def name(self) -> str:
@@ -89,4 +94,6 @@ def read(experiment: Experiment, setup: dict[str, Any], store: Store | None = No
         records=tuple(one.record for one in tried if one and one.record),
         outputs=same_output.read(asked, store),
         example=pictures.example(found, store),
+        seconds=agreement.read(asked, store),
+        calibration=calibration.read(setup, store),
     )

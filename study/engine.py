@@ -86,9 +86,14 @@ def arguments(flags: Mapping[str, Flag]) -> list[str]:
     return words
 
 
+def folder_of(model: Model) -> Path:
+    """Where the folder of a synthetic model lies, tokenizer and all."""
+    return paths.CACHE / "models" / f"{model.name}-{model.layers}"
+
+
 def model_folder(model: Model, seed: int) -> Path:
     """The folder of a synthetic model, written anew (it is small) so that it is never stale."""
-    folder = paths.CACHE / "models" / f"{model.name}-{model.layers}"
+    folder = folder_of(model)
     models.write_folder(model, folder)
     weights.write(model, folder, seed)
     return folder

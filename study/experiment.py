@@ -89,9 +89,8 @@ class WindowPlan(BaseModel):
     requests: int | None = None  # instead of a time: the window is over after so many
     repeats: int | None = None  # it sends the prompts of this window of the launch once more
     warm_up: bool = True  # not where it would change what the cache holds
-    phase: Phase = (
-        "cold"  # what the prefix cache is to hold of its prompts: see `study.gates.cache`
-    )
+    phase: Phase = "cold"  # what the prefix cache holds of its prompts (study.gates.cache)
+    second: bool = False  # the second instrument sends the same load, right after
 
     @property
     def name(self) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 import orjson
 import pandas as pd
 
-from study import engine, validity
+from study import calibration, engine, validity
+from study.calibration import Calibration
 from study.client import Recording
 from study.gates.machine import grown
 from study.plan import Launch
@@ -55,10 +56,11 @@ def read(launches: Sequence[Launch], store: Store | None = None) -> Frames:
     window_rows: list[dict[str, Any]] = []
     judgement_rows: list[dict[str, Any]] = []
     seen: dict[object, str] = {}
+    client = calibration.read(launches[0].setup, store) if launches else None
     for one in standings(launches, store):
         launch_rows.append(_launch_row(one))
         for folder in one.attempt.windows if one.attempt else []:
-            row, judgements = _window_rows(one.launch, one.attempt, folder, seen)
+            row, judgements = _window_rows(one.launch, one.attempt, folder, seen, client)
             window_rows.append(row)
             judgement_rows += judgements
     return Frames(
@@ -87,16 +89,17 @@ def _launch_row(one: Standing) -> dict[str, Any]:
         "reason": one.reason,
         "attempts": one.attempts,
         "windows": len(one.attempt.windows) if one.attempt else 0,
-        **{
-            name: record.get(name)
-            for name in ("started_utc", "order", "ready_s", "stop_s", "wall_s")
-        },
+        **{name: record.get(name) for name in RECORDED},
         **(record.get("in_force") or {}),
     }
 
 
 def _window_rows(
-    launch: Launch, attempt: Attempt | None, folder: Path, seen: dict[object, str]
+    launch: Launch,
+    attempt: Attempt | None,
+    folder: Path,
+    seen: dict[object, str],
+    client: Calibration | None,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     assert attempt is not None and attempt.record is not None
     content = orjson.loads((folder / "window.json").read_bytes())
@@ -105,6 +108,7 @@ def _window_rows(
     evidence = replace(
         _evidence(launch, content, recording, folder, attempt.record.get("in_force") or {}),
         repeated=_earlier(seen, recording, name),
+        calibration=client,
     )
     judgements = validity.judge_window(evidence)
     workload = content["plan"]["workload"]

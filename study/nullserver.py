@@ -19,6 +19,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -182,6 +183,15 @@ def serve(
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def stats(base_url: str, *, reset: bool = False) -> dict[str, float]:
+    """What a null server says of itself since the last reset; or reset it now."""
+    path, method = ("/stats/reset", "POST") if reset else ("/stats", "GET")
+    request = urllib.request.Request(base_url + path, method=method)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        found: dict[str, float] = orjson.loads(answer.read())
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

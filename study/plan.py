@@ -15,6 +15,7 @@ from study.experiment import Arm, Experiment, WindowPlan
 
 OUTPUTS_S = 1.0  # a pass of the fixed prompts
 STOP_S = 2.0
+SECOND_S = 12.0  # start-up of the second instrument
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,8 @@ class Launch:
             return latency * (window.requests / window.level + 2 * window.warm_up)
         warm = latency + 1.3 * max(latency, 0.5) + 0.15
         steady = max(window.steady_s, window.steady_latencies * latency)
-        return warm + min(steady + 2 * latency, window.limit_s)
+        load = min(steady + 2 * latency, window.limit_s)
+        return warm + load + window.second * (SECOND_S + 2 * load)
 
 
 def setup() -> dict[str, Any]:

@@ -144,3 +144,13 @@ def client_cpus() -> list[int]:
     """
     cpus = sorted(os.sched_getaffinity(0))
     return cpus[-1:] if len(cpus) > 1 else cpus
+
+
+def server_cpus(kind: Kind) -> list[int]:
+    """Cores of what stands between engine and client, for a server that takes its place.
+
+    A CPU engine's workers fill all cores but the last, so its API server shares that one with
+    the client. Where there is a GPU, the API server has the other cores.
+    """
+    cpus, own = sorted(os.sched_getaffinity(0)), client_cpus()
+    return own if kind == "cpu" else [one for one in cpus if one not in own] or own

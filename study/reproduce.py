@@ -6,8 +6,9 @@ import os
 import time
 from pathlib import Path
 
-from study import budget, notebooks, paths, plan, platform, profiles, standing
+from study import budget, calibration, notebooks, paths, plan, platform, profiles, standing
 from study.budget import Budget
+from study.experiments import Instrument
 from study.page import render
 from study.plan import Launch
 from study.profiles import Choice, Profile
@@ -39,12 +40,19 @@ def rendering_s(profile: Profile) -> float:
     return NOTEBOOK_S * len(in_reading_order(profile)) + REPORT_S
 
 
+def calibrating_s(profile: Profile, store: Store) -> float:
+    """How long the calibrations take that are not on disk yet."""
+    grids = {one.grid for one in profile.experiments.values() if isinstance(one, Instrument)}
+    setup = plan.setup()
+    return sum(grid.expected_s for grid in grids if not calibration.is_done(grid, setup, store))
+
+
 def describe(profile: Profile, store: Store, budget_s: float | None = None) -> str:
     """What the profile will do on this machine, and how long that takes."""
     launches = all_launches(profile)
     missing = standing.missing(launches, store)
     engine, machine = platform.engine(), platform.machine()
-    rest_s = rendering_s(profile)
+    rest_s = rendering_s(profile) + calibrating_s(profile, store)
     lines = [
         f"profile {profile.name}: {profile.description}",
         f"engine: {engine.package} {engine.version} ({engine.kind})",
@@ -53,7 +61,7 @@ def describe(profile: Profile, store: Store, budget_s: float | None = None) -> s
         f"the whole profile: {plan.cost(launches)}",
         f"still to measure:  {plan.cost(missing)}",
         f"without a server:  {', '.join(profile.analyses) or 'nothing'}",
-        f"in all, with notebooks and report: about "
+        f"in all, with calibration, notebooks and report: about "
         f"{plan.duration(plan.cost(missing).seconds + rest_s)}",
     ]
     if budget_s is not None:
@@ -82,7 +90,8 @@ def reproduce(choice: Choice, budget_s: float | None = None) -> Path:
     print(describe(profile, store, budget_s), flush=True)
     began = time.monotonic()
     if budget_s is not None:
-        os.environ[budget.DEADLINE] = str(time.time() + budget_s - rendering_s(profile))
+        rest_s = rendering_s(profile) + calibrating_s(profile, store)
+        os.environ[budget.DEADLINE] = str(time.time() + budget_s - rest_s)
         _in_rounds(profile, store)
     for notebook in in_reading_order(profile):
         print(f"\n{notebook}", flush=True)

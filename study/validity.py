@@ -16,6 +16,7 @@ from study.gates.cache import cache_temperature
 from study.gates.consistency import conservation, not_repeated, times
 from study.gates.delivered import errors, lengths_delivered, treatment_in_force
 from study.gates.evidence import WindowEvidence
+from study.gates.headroom import client_headroom, demand
 from study.gates.judgement import Judgement, Scope, Verdict
 from study.gates.level import level_reached
 from study.gates.machine import machine_quiet
@@ -39,6 +40,10 @@ WINDOW_GATES: tuple[Callable[[WindowEvidence], Judgement], ...] = (
         seen.requests, seen.samples, seen.steady, seen.level, seen.before, seen.after
     ),
     lambda seen: steady_part_found(seen.chunks, seen.steady),
+    lambda seen: client_headroom(
+        demand(seen.requests, seen.chunks, seen.steady, seen.load) if seen.steady else None,
+        seen.calibration,
+    ),
     warm,
     cache_temperature,
     lambda seen: lengths_delivered(seen.requests, seen.input_tokens, seen.output_tokens),

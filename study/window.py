@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study import prompt_files
+from study import platform, prompt_files, second
 from study.client import Client, Load, Recording
 from study.counters import Sampler, idle_counters
 from study.errors import StudyError
@@ -65,6 +65,10 @@ class Session:
             "warm_s": load_began - began,
             "wall_s": time.monotonic() - began,
         }
+        if window.second:
+            cpus = self.client.cpus or platform.client_cpus()
+            sent = len(recording.requests)
+            content["second"] = second.measure(self.launch, index, self.server, sent, cpus, folder)
         write_json(folder / "window.json", content)
 
     def _warm_up(self, index: int, folder: Path) -> list[float]:

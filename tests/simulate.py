@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from study.calibration import Calibration
 from study.telemetry import COLUMNS
 from study.validity import WindowEvidence
 
@@ -50,6 +51,7 @@ class Loop:
     hit_tokens: int = 0  # that the prefix cache already held
     foreign: float = 0.03  # cores that somebody else keeps busy
     throttled: bool = False
+    client_adds_ms: float = 0.1  # to TTFT, as it was calibrated
     repeated: str = ""  # the window whose recording this is
 
 
@@ -79,13 +81,30 @@ def simulate(name: str, **settings: object) -> WindowEvidence:
         phase="cold",
         telemetry=_telemetry(loop, requests),
         repeated=loop.repeated,
+        calibration=_calibration(loop),
     )
 
 
 def _info(requests: pd.DataFrame) -> dict[str, float]:
     """When the client says that the load began and ended."""
     start_s, end_s = float(requests["due_s"].min()), float(requests["ended_s"].max())
-    return {"started_s": start_s, "ended_s": end_s, "wall_s": end_s - start_s}
+    times = {"started_s": start_s, "ended_s": end_s, "wall_s": end_s - start_s}
+    return {**times, "loop_lag_p99_s": 0.001}
+
+
+def _calibration(loop: Loop) -> Calibration:
+    """Two loads against the null server, gentler and harder than any window that is simulated."""
+    gentle = {"kind": "grid", "level": 1, "chunks_per_s": 1.0}
+    hard = {"kind": "ramp", "level": 4096, "chunks_per_s": 1e6}
+    points = pd.DataFrame([gentle, hard]).assign(
+        itl_ms=4.0,
+        asked_per_s=lambda points: points["chunks_per_s"],
+        ttft_added_median_ms=loop.client_adds_ms,
+        itl_error_median_ms=0.1,
+        held=True,
+        true=True,
+    )
+    return Calibration(points, (1,), (1,))
 
 
 def _telemetry(loop: Loop, requests: pd.DataFrame) -> pd.DataFrame:

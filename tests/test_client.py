@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -22,7 +21,7 @@ import pytest
 from study.client import Client, Load, Recording, run_inline
 from study.drive import arrivals_s
 from study.errors import StudyError
-from study.nullserver import serve
+from study.nullserver import serve, stats
 
 TTFT_MS, ITL_MS = 20.0, 5.0
 
@@ -49,14 +48,6 @@ def load(base_url: str, **changes: object) -> Load:
         if one in changes and other not in changes:
             fields[other] = None
     return Load(**fields)  # type: ignore[arg-type]
-
-
-def stats(base_url: str, reset: bool = False) -> dict[str, float]:
-    path, method = ("/stats/reset", "POST") if reset else ("/stats", "GET")
-    request = urllib.request.Request(base_url + path, method=method)
-    with urllib.request.urlopen(request, timeout=5) as answer:
-        found: dict[str, float] = json.load(answer)
-    return found
 
 
 def kinds(recording: Recording) -> dict[str, int]:

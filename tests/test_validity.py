@@ -17,6 +17,7 @@ from study.validity import WINDOW_GATES, Judgement, WindowEvidence, judge_window
 GATES = (
     "level_reached",
     "steady_part",
+    "client_headroom",
     "warm",
     "cache_temperature",
     "lengths_delivered",
@@ -83,6 +84,7 @@ FLAWS: dict[str, tuple[dict[str, object], set[str], dict[str, object]]] = {
     ),
     "compiled in the window": ({"log": JIT}, {"warm"}, {}),
     "a cache left over": ({"hit_tokens": 16}, {"cache_temperature"}, {"hit_tokens": 0}),
+    "no headroom": ({"client_adds_ms": 3.0}, {"client_headroom"}, {"client_adds_ms": 2.0}),
     "a tenant": ({"foreign": 0.12}, {"machine_quiet"}, {"foreign": 0.09}),
     "too hot": ({"throttled": True}, {"machine_quiet"}, {}),
     "the same window twice": ({"repeated": "launch/00-short-8"}, {"not_repeated"}, {}),

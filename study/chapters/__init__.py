@@ -9,12 +9,14 @@ from study.chapters import (
     block_size,
     claims,
     compatibility,
+    instrument,
     offload,
     saturation,
     theory,
 )
 
 CHAPTERS: dict[str, Chapter] = {
+    "10_instrument": cast(Chapter, instrument),
     "20_architecture": cast(Chapter, architecture),
     "30_block_size": cast(Chapter, block_size),
     "40_offload": cast(Chapter, offload),

@@ -6,10 +6,13 @@ from study.experiments.aiter import Aiter
 from study.experiments.architecture import Architecture
 from study.experiments.block_size import BlockSize
 from study.experiments.bound import Bound
+from study.experiments.instrument import Instrument
 from study.experiments.offload import Offload
 from study.experiments.saturation import Saturation
 
-KINDS: tuple[type[Experiment], ...] = (Architecture, BlockSize, Offload, Aiter, Saturation, Bound)
+KINDS: tuple[type[Experiment], ...] = (
+    Instrument, Architecture, BlockSize, Offload, Aiter, Saturation, Bound,
+)  # fmt: skip
 EXPERIMENTS: dict[str, type[Experiment]] = {kind.notebook: kind for kind in KINDS}
 
 
@@ -26,6 +29,7 @@ __all__ = [
     "Architecture",
     "BlockSize",
     "Bound",
+    "Instrument",
     "Offload",
     "Saturation",
     "by_notebook",

@@ -6,11 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from study.steady import Steady, steady_part
+
+if TYPE_CHECKING:  # a calibration is judged by limits that gates have
+    from study.calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class WindowEvidence:
     phase: str | None = None
     telemetry: pd.DataFrame | None = None
     repeated: str = ""
-    calibration: object | None = None
+    calibration: Calibration | None = None
 
     @cached_property
     def steady(self) -> Steady | None:

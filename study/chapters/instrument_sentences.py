@@ -1,0 +1,179 @@
+"""Sentences of the chapter on the instrument; every number by way of `Values`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+from study import stats
+from study.agreement import COMPARISONS
+from study.chapter import Part
+from study.chapters import instrument_estimates as instrument
+from study.chapters.instrument_figures import NO_CALIBRATION
+from study.chapters.instrument_tables import NO_SECOND
+from study.estimates import METRICS, of_metrics, rows_of
+from study.gates.headroom import GATE, RATE_FACTOR
+from study.nullloads import GRID
+from study.sentences import Values
+
+ONE_BLOCK = "one block carries no interval, and no test"
+
+
+def client(part: Part, values: Values) -> str:
+    """What the client adds at the loads of the grid, and the chunk rate that it keeps."""
+    points = instrument.calibrated(part)
+    if points.empty or part.calibration is None:
+        return NO_CALIBRATION
+    key, grid = f"{part.name}.calibration", points[points["kind"] == GRID]
+    where = "share one core" if part.calibration.shared else "have cores of their own"
+    levels = [values.count(f"{key}.level.{at}", n) for at, n in _ends(grid["level"])]
+    rates = [values.count(f"{key}.rate.{at}", n) for at, n in _ends(grid["chunks_per_s"])]
+    ttft = [
+        values.number(f"{key}.ttft_ms.{at}", n) for at, n in _ends(grid["ttft_added_median_ms"])
+    ]
+    itl = [values.number(f"{key}.itl_ms.{at}", n) for at, n in _ends(grid["itl_error_median_ms"])]
+    held = int(grid["held"].sum())
+    said = values.count(f"{key}.held", held)
+    return (
+        f"Against a null server that knows when it sent each token, where client and server "
+        f"{where}: at levels {_to(levels)} and {_to(rates)} chunks/s the client adds "
+        f"**{_to(ttft)} ms** of its own to the median TTFT, and its ITL is **{_to(itl)} ms** "
+        f"(median) off the gap that was. The pace was held in {said} of "
+        f"{values.count(f'{key}.loads', len(grid))} loads. " + _breaking(part, values)
+    )
+
+
+def _ends(column: pd.Series) -> list[tuple[str, Any]]:
+    return [("least", column.min()), ("most", column.max())]
+
+
+def _to(ends: list[str]) -> str:
+    return ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def _breaking(part: Part, values: Values) -> str:
+    assert part.calibration is not None
+    key, breaking = f"{part.name}.calibration", part.calibration.breaking_per_s
+    kept = part.calibration.safe_per_s
+    if math.isnan(kept):
+        return "Of the ramp no chunk rate was kept, so none can be told to be safe."
+    said = f"The ramp was kept up to {values.count(f'{key}.kept_per_s', round(kept))} chunks/s"
+    if math.isnan(breaking):
+        return f"{said}, its end: where it breaks was not reached."
+    broke = values.count(f"{key}.breaking_per_s", round(breaking))
+    return f"{said} and broke when asked for {broke}, client and null server together."
+
+
+def headroom(part: Part, values: Values) -> str:
+    """How many windows had room for their client."""
+    seen = part.found.judgements
+    of = seen[seen["gate"] == GATE] if len(seen) else seen
+    if of.empty:
+        return "No window was judged for its client's headroom."
+    said = ", ".join(
+        f"{values.count(f'{part.name}.headroom.{verdict}', n)} {verdict}"
+        for verdict, n in of["verdict"].value_counts().items()
+    )
+    return (
+        f"Headroom of the client (gate `{GATE}`), by window: {said}. The chunk rate of a window "
+        f"must stay below the rate that was kept, divided by "
+        f"{values.number(f'{part.name}.headroom.factor', RATE_FACTOR)}."
+    )
+
+
+def second(part: Part, values: Values) -> str:
+    """Who agrees with whom, and the known reasons where they do not."""
+    files, means = part.seconds.files, instrument.agreement(part)
+    if files.empty:
+        return NO_SECOND
+    lines = [_outcomes(part, values)]
+    for row in rows_of(means):
+        key = f"{part.name}.agreement.{row.comparison}.{row.workload}.{row.level}"
+        place = f"`{row.workload}`, level {values.count(f'{key}.level', row.level)}"
+        lines.append(f"- {COMPARISONS[row.comparison]} ({place}): **{values.interval(key, row)}**")
+    return "\n".join([*lines, "", *_reasons(part, values)])
+
+
+def _outcomes(part: Part, values: Values) -> str:
+    files, key = part.seconds.files, f"{part.name}.second"
+    ended = [
+        f"{values.count(f'{key}.{outcome}', n)} {outcome}"
+        for outcome, n in files["outcome"].value_counts().items()
+    ]
+    measured = files[files["outcome"] == "measured"]
+    judged = [
+        f"{values.count(f'{key}.verdict.{verdict}', n)} {verdict}"
+        for verdict, n in measured["verdict"].value_counts().items()
+    ]
+    text = f"The second instrument, window by window: {', '.join(ended)}."
+    why = dict.fromkeys(files.loc[files["reason"] != "", "reason"])
+    text += "".join(f" `{values.label(f'{key}.reason.{at}', one)}`." for at, one in enumerate(why))
+    return text + (f" The referee's verdict of its files: {', '.join(judged)}." if judged else "")
+
+
+def _reasons(part: Part, values: Values) -> list[str]:
+    """Why the second instrument says something else: what its own files show of it."""
+    files = part.seconds.files
+    measured = files[files["outcome"] == "measured"]
+    if measured.empty:
+        return []
+    key = f"{part.name}.second"
+    share = float(1 - measured["full_s"].sum() / measured["duration_s"].sum())
+    apart = values.percent(f"{key}.not_full", share)
+    more = float((measured["cpu_s"] / measured["requests"]).mean() * 1e3)
+    ours = float((measured["client_cpu_s"] / measured["client_requests"]).mean() * 1e3)
+    most = values.count(f"{key}.input_most", measured["input_most"].max())
+    least = values.count(f"{key}.input_least", measured["input_least"].min())
+    return [
+        "Reasons that its own files show: it sends all slots' first requests at once, and with "
+        "equal lengths they stay together, so that prompts wait for each other (TTFT) more than in "
+        f"a staggered window; its level was not full for {apart} of the time that it counts; its "
+        f"prompts are text, of which the engine makes {least} to {most} tokens; and its client "
+        f"takes {values.number(f'{key}.cpu_ms', more)} ms of CPU time for a request, ours "
+        f"{values.number(f'{part.name}.client.cpu_ms', ours)} ms. Before the run that is counted "
+        "it made another one, to warm up."
+    ]
+
+
+def twins(part: Part, values: Values) -> str:
+    """Does the machinery find a difference where there is none?"""
+    frame = of_metrics(lambda metric: instrument.ratios(part.found, part.launches, metric))
+    known = frame[frame["n"] > 0]
+    if known.empty:
+        return "No block has a valid window of both twins, so nothing is compared."
+    key = f"{part.name}.twins"
+    tests = known[known["p_value"].notna()]
+    asked = values.count(f"{key}.comparisons", len(known))
+    if tests.empty:
+        return f"The same server under two names: {asked} ratios, but {ONE_BLOCK}."
+    wrong = int((tests["p_value"] < 1 - stats.CONFIDENCE).sum())
+    return (
+        f"The same server under two names: of {asked} ratios "
+        f"{values.count(f'{key}.different', wrong)} differ from one by their simultaneous "
+        "intervals, where none should. That they do not differ is not shown to be equality."
+    )
+
+
+def noise_floor(part: Part, values: Values) -> str:
+    """How much two launches of one server differ, per metric."""
+    frame = instrument.noise_floor(part.found, part.launches)
+    if not frame["blocks"].max():
+        return "There is no noise floor without a valid block."
+    said = []
+    for row in rows_of(frame):
+        key, name = f"{part.name}.noise.{row.metric}", METRICS[row.metric].name
+        if math.isnan(row.spread):
+            far = values.percent(f"{key}.farthest", row.farthest - 1)
+            said.append(f"{name} {far} at most")
+        else:
+            spread = values.percent(f"{key}.spread", row.spread)
+            least = values.percent(f"{key}.shown", row.shown)
+            said.append(f"{name} {spread} (so that these blocks could show {least})")
+    if frame["spread"].isna().all():
+        return f"Two launches of one server differed by: {'; '.join(said)}; {ONE_BLOCK}."
+    return (
+        "The noise floor, as standard deviation of the log ratio of two launches of one server in "
+        f"one block, and the least difference that could be shown: {'; '.join(said)}."
+    )

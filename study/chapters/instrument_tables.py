@@ -1,0 +1,154 @@
+"""Tables of the chapter on the instrument."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from study import sentences
+from study.agreement import COMPARISONS
+from study.chapter import Part
+from study.chapters import instrument_estimates as instrument
+from study.chapters.instrument_figures import NO_CALIBRATION
+from study.estimates import METRICS, of_metrics, rows_of
+from study.figures import interval_words
+from study.style import spelled
+from study.tables import Table, compared, count, interval, number
+
+NO_SECOND = "No window was given to a second instrument."
+
+
+def calibration(part: Part) -> Table:
+    """Every load against the null server: what was kept, and what the client added."""
+    data = instrument.calibrated(part)
+    if data.empty:
+        return Table(data, data, NO_CALIBRATION)
+    errors = {
+        "TTFT error, median (ms)": data["ttft_error_median_ms"],
+        "its own part": data["ttft_added_median_ms"],
+        "p99 (ms)": data["ttft_added_p99_ms"],
+        "ITL error, median (ms)": data["itl_error_median_ms"],
+        "p99 (ms) ": data["itl_error_p99_ms"],
+        "server late, p99 (ms)": data["server_late_p99_ms"],
+    }
+    shown = pd.DataFrame(
+        {
+            "load": data["kind"],
+            "level": data["level"],
+            "ITL (ms)": data["itl_ms"].map("{:g}".format),
+            "chunks/s asked": data["asked_per_s"].map(count),
+            "kept": data["chunks_per_s"].map(count),
+            "in flight": data["in_flight_mean"].map(number),
+            **{name: values.map(number) for name, values in errors.items()},
+            "pace": data["held"].map({True: "kept", False: "not kept"}),
+        }
+    )
+    text = (
+        "The client against the null server, each load in the order of the measurement; the "
+        "server's clock says what is true. An error of TTFT holds the way to the server and its "
+        "wake-up; the client's own part is what it sent late and read late. A p99 that its sample "
+        "cannot carry is n/a; a load of the ramp that was untrue was asked twice."
+    )
+    return Table(shown, data, text)
+
+
+def seconds(part: Part) -> Table:
+    """The second instrument's files, judged as a stranger's would be."""
+    data = part.seconds.files
+    if data.empty:
+        return Table(data, data, NO_SECOND)
+    shown = pd.DataFrame(
+        {
+            "arm": data["arm"],
+            "block": data["block"] + 1,
+            "workload": data["workload"],
+            "level": data["level"],
+            "outcome": data["outcome"],
+            "verdict of its file": data["verdict"],
+            "requests": data["requests"].map(number),
+            "tokens in": [_range(a, b) for a, b in zip(data["input_least"], data["input_most"],
+                                                       strict=True)],
+            "out": [_range(a, b) for a, b in zip(data["output_least"], data["output_most"],
+                                                 strict=True)],
+            "level full (s of s)": [f"{number(full)} of {number(whole)}" for full, whole in
+                                    zip(data["full_s"], data["duration_s"], strict=True)],
+            "CPU of its client (s)": data["cpu_s"].map(number),
+            "of ours (s)": data["client_cpu_s"].map(number),
+            "why": data["reasons"].where(data["reason"] == "", data["reason"]),
+        }
+    )  # fmt: skip
+    text = (
+        "What `vllm bench serve` wrote of the windows that it measured too, as `study audit` reads "
+        "it: the verdict is that of its own file, not of our window."
+    )
+    return Table(shown, data, text)
+
+
+def _range(least: float, most: float) -> str:
+    if not most >= least:
+        return "n/a"
+    return count(least) if least == most else f"{count(least)} to {count(most)}"
+
+
+def agreement(part: Part) -> Table:
+    """Every comparison of instruments, as a ratio over launches."""
+    data = instrument.agreement(part)
+    if data.empty:
+        return Table(data, data, NO_SECOND)
+    shown = pd.DataFrame(
+        {
+            "comparison": data["comparison"].map(COMPARISONS),
+            "workload": data["workload"],
+            "level": data["level"],
+            "ratio": [interval(row.point, row.low, row.high) for row in rows_of(data)],
+            "launches": data["n"],
+        }
+    )
+    text = f"Geometric means over launches of ratios inside one launch; {interval_words(data)}."
+    return Table(shown, data, text)
+
+
+def twins(part: Part) -> Table:
+    """One twin over the other: ratio, tests, and the values that the ratio hides."""
+    data = of_metrics(lambda metric: instrument.ratios(part.found, part.launches, metric))
+    rows = [
+        {
+            "metric": METRICS[row.metric].label,
+            "model": spelled(row.model),
+            "workload": row.workload,
+            "level": row.level,
+            **compared(row, "a", "b", "b / a"),
+            "difference": sentences.verdict(row),
+        }
+        for row in rows_of(data)
+    ]
+    known = data[data["n"] > 0]
+    text = "The same server under two names, inside blocks."
+    text += f" Bars: {interval_words(known, 'blocks')}." if len(known) else ""
+    return Table(pd.DataFrame(rows), data, text.replace("Bars", "Intervals"))
+
+
+def noise_floor(part: Part) -> Table:
+    """How much one server differs from itself, launched anew."""
+    data = instrument.noise_floor(part.found, part.launches)
+    percent = {
+        "standard deviation of the log ratio": data["spread"],
+        "farthest ratio from one": data["farthest"] - 1,
+        "least difference these blocks could show": data["shown"],
+    }
+    shown = pd.DataFrame(
+        {
+            "metric": [METRICS[name].name for name in data["metric"]],
+            **{name: [_percent(value) for value in values] for name, values in percent.items()},
+            "blocks": data["blocks"],
+            "cells": data["cells"],
+        }
+    )
+    text = (
+        "The noise floor: what two launches of one server in one block differ by, pooled over "
+        "workloads and levels. One block shows a difference but no spread."
+    )
+    return Table(shown, data, text)
+
+
+def _percent(share: float) -> str:
+    return "n/a" if pd.isna(share) else f"{number(share * 100)} %"

@@ -1,0 +1,137 @@
+"""The calibration: what it finds is what was planted, it is kept whole or not at all."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from study import calibrate as calibrating
+from study import calibration, nullloads, plan, platform, protocol, truth
+from study.calibrate import calibrate
+from study.nullloads import LOAD_S, Grid
+from study.store import Store
+from study.truth import Claims
+
+TINY = Grid((2,), (2.0,))
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> Store:
+    """A scratch store, a stand-in for the engine, and a ramp of one short load."""
+    monkeypatch.setattr(platform, "engine", lambda: platform.Engine("fake", "1.0", "cpu"))
+    monkeypatch.setattr(nullloads, "RAMP_ITLS_MS", (8.0,))
+    monkeypatch.setattr(nullloads, "RAMP_LEVEL", 4)
+    monkeypatch.setattr(nullloads, "LOAD_S", 0.2)
+    return Store(scratch / "data/raw")
+
+
+def claims(late_s: float = 0.0, waves: int = 400) -> Claims:
+    """Requests one after the other; the client notes every token `late_s` after its write."""
+    received_s = np.arange(waves)[:, None] * 0.1
+    written_s = received_s + 0.02 + 0.005 * np.arange(8)
+    told_s = np.concatenate([received_s, written_s], axis=1)
+    ttft_s = written_s[:, 0] + late_s - received_s[:, 0]
+    return Claims("study", written_s[:, 0] + late_s, ttft_s, np.diff(written_s), told_s, 0, 0.1)
+
+
+def test_a_planted_error_comes_back_and_none_is_none() -> None:
+    said = {"tick_late_p99_ms": 1.0}
+    good, late = truth.errors(claims(), said), truth.errors(claims(0.012), said)
+    assert good["ttft_error_median_ms"] == pytest.approx(0, abs=1e-6)
+    assert good["in_flight_mean"] == pytest.approx(0.055 / 0.1, rel=0.05)
+    assert not truth.untrue(good)
+    assert late["ttft_error_median_ms"] == pytest.approx(12)
+    assert late["ttft_error_p99_ms"] == pytest.approx(12)
+    assert truth.untrue(late)
+    assert truth.untrue(truth.errors(claims(), {"tick_late_p99_ms": 11.0}))
+
+
+def test_gaps_read_too_long_or_too_short_are_errors() -> None:
+    good = claims()
+    wrong = replace(good, gaps_s=good.gaps_s + np.resize([0.002, -0.002], good.gaps_s.shape))
+    assert truth.errors(wrong, {"tick_late_p99_ms": 0})["itl_error_median_ms"] == pytest.approx(2)
+
+
+@given(
+    st.lists(st.integers(1, 512), min_size=1, max_size=4, unique=True),
+    st.lists(st.floats(2, 50), min_size=1, max_size=4, unique=True),
+)
+def test_every_level_meets_every_itl_long_enough(levels: list[int], itls_ms: list[float]) -> None:
+    grid = Grid(tuple(levels), tuple(itls_ms))
+    loads = list(grid.loads())
+    assert {(load.level, load.itl_ms) for load in loads} == {
+        (level, itl) for level in levels for itl in itls_ms
+    }
+    assert all(load.waves * load.latency_s >= LOAD_S for load in loads)
+    rates = [load.chunks_per_s for load in grid.ramp()]
+    assert rates == sorted(rates)
+    assert grid.expected_s > sum(load.waves * load.latency_s for load in loads)
+
+
+def test_it_is_measured_once_and_read_back(store: Store) -> None:
+    said = io.StringIO()
+    found = calibrate(TINY, store, said)
+    points = found.points
+    assert list(points["kind"][:2]) == ["grid", "ramp"]
+    first = points.iloc[0]
+    assert (first["level"], first["failed"]) == (2, 0)
+    assert first["in_flight_mean"] == pytest.approx(2, rel=0.05)
+    assert first["chunks_per_s"] == pytest.approx(first["asked_per_s"], rel=0.1)
+    assert 0 < first["ttft_added_median_ms"] < first["ttft_error_median_ms"] < 5
+    assert np.isnan(first["ttft_error_p99_ms"])  # of a handful of requests
+    assert found.shared  # on a CPU engine client and API server have one core
+    again = calibrate(TINY, store, said)
+    assert again.points.equals(points)
+    assert "on disk" in said.getvalue()
+    assert len(list(store.folder.glob("calibration-*"))) == 1
+
+
+def test_it_holds_for_one_client_one_machine_and_these_cores(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate(TINY, store, io.StringIO())
+    setup = plan.setup()
+    assert calibration.read(setup, store) is not None
+    other = {**setup, "machine": {**setup["machine"], "cores": 99}}
+    assert calibration.read(other, store) is None
+    monkeypatch.setattr(protocol, "digest", lambda *_: "another client")
+    assert calibration.read(setup, store) is None
+    assert not calibration.is_done(TINY, setup, store)
+
+
+def test_what_was_interrupted_is_repeated_and_never_half_believed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = calibrating.one_load, []
+
+    def stopped(*arguments: object) -> dict[str, float]:
+        seen.append(arguments)
+        if len(seen) == 3:  # the warm-up and one load are done
+            raise KeyboardInterrupt
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(calibrating, "one_load", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(TINY, store, io.StringIO())
+    assert not list(store.folder.glob("*calibration-*"))
+    assert calibration.read(plan.setup(), store) is None
+    killed = store.folder / ".calibration-left"
+    killed.mkdir()
+    (killed / "00").mkdir()
+    monkeypatch.setattr(calibrating, "one_load", real)
+    calibrate(TINY, store, io.StringIO())
+    assert not killed.exists()
+    content = orjson.loads(next(store.folder.glob("calibration-*/calibration.json")).read_bytes())
+    assert content["budget"]["client"] == protocol.digest(calibration.CLIENT)
+
+
+def test_launches_are_not_confused_by_it(store: Store) -> None:
+    calibrate(TINY, store, io.StringIO())
+    assert store.attempts() == []
