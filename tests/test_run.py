@@ -25,7 +25,7 @@ from study import plan as planning
 from study.client import Client
 from study.engine import Command
 from study.experiment import Arm
-from study.experiments import Architecture
+from study.experiments import Architecture, BlockSize
 from study.run import run_experiment
 from study.store import Store
 
@@ -170,7 +170,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from study import engine, platform
 from study.engine import Command
-from study.experiments import Architecture
+from study.experiments import Architecture, BlockSize
 from study.run import run_experiment
 import test_run
 def command(arm, python, folder, name, port, seed, storage):
@@ -272,12 +272,12 @@ def test_prompts_of_ones_own_are_sent_and_their_lengths_checked(fake: Path, tmp_
 
 
 def test_fixed_prompts_are_answered_before_the_windows(fake: Path) -> None:
-    store, _, _ = run(workloads=["short:64/8"])
-    asked = Architecture.of({**SMALL, "workloads": ["short:64/8"]})
-    launches = planning.launches(asked, planning.setup())
-    outputs = same_output.read(launches, store)
+    asked = BlockSize.of({**SMALL, "workloads": ["short:64/8"], "block_sizes": [32]})
+    store = Store(fake / "data/raw")
+    outputs = same_output.read(run_experiment(asked, store, io.StringIO()), store)
     assert list(outputs["kind"]) == ["prompt", "twin"] * 6
     assert all(outputs["error"] == "") and all(len(one) == 2 for one in outputs["tokens"])
+    assert [list(one) for one in outputs["runners_up"][0]] == [[7, -2.0], [4, -3.0]]
 
 
 def test_with_the_deadline_gone_nothing_is_started(
