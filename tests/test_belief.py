@@ -40,7 +40,18 @@ def test_the_bars_show_window_gates_only() -> None:
     assert drawn.frame[["pass", "fail"]].to_numpy()[0].tolist() == [2, 1]
 
 
+def test_levels_that_are_one_load_are_named() -> None:
+    seen = pd.DataFrame(
+        {"arm": "a", "workload": "short", "level": [8, 16, 32], "verdict": "valid",
+         "requests_s": [4.0, 8.0, 8.05], "e2e_p50_s": [2.0, 2.0, 2.02]}
+    )  # fmt: skip
+    table = belief.distinct(Frames(pd.DataFrame(), seen, pd.DataFrame()))
+    assert table.data["verdict"].tolist() == ["fail"]
+    assert "16 and 32 are one and the same load" in table.data["text"][0]
+
+
 def test_nothing_measured_is_said() -> None:
     nothing = belief.together([])
     assert "nothing to believe" in belief.verdicts(nothing, Values())
     assert belief.gates(nothing).figure is None
+    assert "No arm" in belief.distinct(nothing).caption

@@ -8,11 +8,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from study import ledgers
+from study import ledgers, statements
 from study.chapter import Part, Shown, Text
 from study.frames import Frames
 from study.sentences import Values
 from study.style import MUTED, Drawn, legend, look, panels
+from study.tables import Table
 
 BOOK = "90_report-belief"
 COLOUR = {"pass": "#009E73", "cannot judge": "#d1d5db", "fail": "#D55E00"}
@@ -25,6 +26,7 @@ def results(parts: Sequence[Part], values: Values) -> list[Shown]:
         Text(verdicts(found, values)),
         gates(found).keep(f"{BOOK}-gates"),
         ledgers.verdicts(found).keep(f"{BOOK}-verdicts"),
+        distinct(found).keep(f"{BOOK}-distinct-levels"),
     ]
 
 
@@ -59,6 +61,14 @@ def verdicts(found: Frames, values: Values) -> str:
         f"Each of {all_windows} windows was judged by {gates_asked} gates: **{valid_ones} are "
         f"valid** and {void} void. In {unsure} of the valid ones at least one gate could not judge."
     )
+
+
+def distinct(found: Frames) -> Table:
+    """A row per load curve: are its levels different loads?"""
+    data = statements.judged(found.windows)
+    shown = data[["of", "verdict", "text"]].rename(columns={"of": "arm, workload"})
+    text = "Gate distinct_levels, of scope claim: two levels with the same rate and E2E are one."
+    return Table(shown, data, text if len(data) else "No arm has two valid levels to compare.")
 
 
 def gates(found: Frames) -> Drawn:
