@@ -6,6 +6,7 @@ peaks; that they are the same experiments is inferred, so what follows is about 
 
 from __future__ import annotations
 
+import math
 import re
 
 from scipy import optimize, stats
@@ -56,8 +57,8 @@ def bottleneck(_: Claim, published: Published) -> Evidence:
     step = bounds.decode_step(model, size, round(batch), curve.fit.tokens, DEVICES)
     steps_s = peak.rate("output_tok_s") / batch
     share = bandwidth_share(steps_s, step.weight_bytes + step.kv_bytes, gpu.bandwidth_bytes_s)
-    flop_s = bounds.FLOP_PER_WEIGHT * theory.parameters(model, active=True)
-    flop_s *= peak.rate("total_tok_s") / DEVICES
+    operations = bounds.FLOP_PER_WEIGHT * theory.parameters(model, active=True)
+    flop_s = operations * peak.rate("total_tok_s") / DEVICES
     rate = gpu.rate_flop_s("fp8")
     assert rate
     return Evidence(
@@ -104,8 +105,8 @@ def ablation(published: Published) -> dict[int, tuple[Number, Number]]:
     rows = published.rows(source=COOKBOOK, table="AITER ablation")
     arms = {
         arm: {
-            int(row.concurrency): printed(row.value)
-            for row in rows[rows["note"].str.startswith(f"AITER {arm}")].itertuples()
+            int(row["concurrency"]): printed(row["value"])
+            for row in rows[rows["note"].str.startswith(f"AITER {arm}")].to_dict("records")
         }
         for arm in ("on", "off")
     }
@@ -117,18 +118,21 @@ def variation(published: Published) -> dict[str, Number]:
     note = published.rows(source=COOKBOOK, table="AITER ablation")["note"].iloc[0]
     found = re.search(r"CoV on ([\d.]+)-([\d.]+) %, off ([\d.]+)-([\d.]+) %", note)
     assert found
-    ends = [printed(text) for text in found.groups()]
-    return {
-        arm: Number((a.value + b.value) / 200, a.low / 100, b.high / 100)
-        for arm, a, b in (("on", *ends[:2]), ("off", *ends[2:]))
-    }
+    on, off = found.groups()[:2], found.groups()[2:]
+    return {"on": _shares(*map(printed, on)), "off": _shares(*map(printed, off))}
+
+
+def _shares(low: Number, high: Number) -> Number:
+    """A span of percentages as one of shares."""
+    return Number((low.value + high.value) / 200, low.low / 100, high.high / 100)
 
 
 def losing(published: Published) -> dict[int, float]:
     """By level, the variation with AITER that loses the gain; without, as in the middle of what is
     printed, which hardly matters."""
     means, off = ablation(published), variation(published)["off"].value
-    return {at: cov_that_loses(*(one.value for one in means[at]), off) for at in ABLATED_HIGH}
+    high = {at: means[at] for at in ABLATED_HIGH}
+    return {at: cov_that_loses(on.value, without.value, off) for at, (on, without) in high.items()}
 
 
 def aiter_gain(_: Claim, published: Published) -> Evidence:
@@ -225,9 +229,9 @@ def later_sweep(_: Claim, published: Published) -> Evidence:
     """The later peaks over the headline's."""
     later = published.rows(source=COOKBOOK, metric="total_throughput_peak")
     ratios = []
-    for row in later.itertuples():
-        first = published.number(source=PAPER, model=row.model, metric="total_throughput_peak")
-        ratios.append(through(lambda a, b: a / b, printed(row.value), first))
+    for row in later.to_dict("records"):
+        first = published.number(source=PAPER, model=row["model"], metric="total_throughput_peak")
+        ratios.append(through(lambda a, b: a / b, printed(row["value"]), first))
     found = sorted(one.value for one in ratios)
     assert set(later["input_tokens"]) == {""}
     return Evidence(
@@ -263,7 +267,8 @@ def client(_: Claim, published: Published) -> Evidence:
 
 def sd_of(half_width: float, n: int = RUNS) -> float:
     """Standard deviation behind a 95 % t interval of a mean."""
-    return half_width * n**0.5 / float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
+    t = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
+    return half_width * math.sqrt(n) / t
 
 
 def overlapping(claim: Claim, published: Published) -> Evidence:

@@ -10,8 +10,8 @@ import pandas as pd
 
 from study import claims_inferencex, claims_metrum, claims_spark, claims_wafer, hardware
 from study.audit_level import level_reached
-from study.claims_levels import SETTLED_BY, Curve, curves
-from study.claims_mi325x import COOKBOOK, LLAMA, PAPER, QWEN, in_flight
+from study.claims_levels import LLAMA, QWEN, SETTLED_BY, Curve, curves
+from study.claims_mi325x import COOKBOOK, PAPER, in_flight
 from study.evidence import PHYSICS, Class, Evidence, classify
 from study.gates.level import LEVEL_TOLERANCE
 from study.printed import Number, exact, printed, through
@@ -155,17 +155,20 @@ def _inferencex(published: Published) -> Iterator[Check]:
 
 
 def _abstract(published: Published) -> Iterator[Check]:
-    for row in published.rows(source=PAPER, metric="total_throughput_peak").itertuples():
+    for row in published.rows(source=PAPER, metric="total_throughput_peak").to_dict("records"):
         what = "the peak is the highest of a table"
-        if row.model not in (LLAMA, QWEN):
+        if row["model"] not in (LLAMA, QWEN):
             lacking = _alone(
                 published, "its table by level", "Known as a peak only.",
-                source=COOKBOOK, table="stress saturation", model=row.model,
+                source=COOKBOOK, table="stress saturation", model=row["model"],
             )  # fmt: skip
-            yield Check(PAPER, "abstract", row.model, what, lacking)
+            yield Check(PAPER, "abstract", row["model"], what, lacking)
             continue
         of_table = published.curve(
-            source=COOKBOOK, table="stress saturation", model=row.model, metric="total_throughput"
+            source=COOKBOOK,
+            table="stress saturation",
+            model=row["model"],
+            metric="total_throughput",
         )
         top = max(of_table, key=lambda level: of_table[level].value)
         found = Evidence(
@@ -173,9 +176,9 @@ def _abstract(published: Published) -> Iterator[Check]:
             unit="tok/s",
             why=f"The cookbook's table has it at nominal {top:,}: hence the inference that its "
             "tables are the paper's.",
-            stated=(printed(row.value),),
+            stated=(printed(row["value"]),),
         )
-        yield Check(PAPER, "abstract", row.model, what, found)
+        yield Check(PAPER, "abstract", row["model"], what, found)
 
 
 def _cookbook(published: Published) -> Iterator[Check]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import pandas as pd
 
@@ -26,6 +26,9 @@ class Claim:
     stated: str
     unit: str
     basis: str
+
+
+CLAIM_COLUMNS = tuple(one.name for one in fields(Claim))
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ class Published:
     def curve(self, **where: object) -> dict[int, Number]:
         """Figures by concurrency, in its order."""
         found = {
-            int(row.concurrency): printed(row.value) for row in self.rows(**where).itertuples()
+            int(row["concurrency"]): printed(row["value"])
+            for row in self.rows(**where).to_dict("records")
         }
         return dict(sorted(found.items()))
 
@@ -79,4 +83,4 @@ def claims(sources: Sequence[str] = ()) -> tuple[Claim, ...]:
         if source not in set(rows["source"]):
             raise unknown_name("a source", source, set(rows["source"]))
     wanted = rows[rows["source"].isin(sources)] if sources else rows
-    return tuple(Claim(**row) for row in wanted.to_dict("records"))
+    return tuple(Claim(*row) for row in wanted[list(CLAIM_COLUMNS)].to_numpy().tolist())

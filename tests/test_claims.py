@@ -199,13 +199,13 @@ def test_what_b200_leaves() -> None:
 
 
 def test_the_levels_of_the_cookbook() -> None:
-    for model in claims_mi325x.LLAMA, claims_mi325x.QWEN:
+    for model in claims_levels.LLAMA, claims_levels.QWEN:
         held = claims_levels.curves()[f"stress saturation, {model}"].in_flight
         for level in (150, 200, 300):
             assert held[level] == pytest.approx(level, rel=0.01)
         for level in (500, 750, 1000):
             assert held[level] == pytest.approx(444, rel=0.01)
-    for model in claims_mi325x.LLAMA, claims_mi325x.QWEN, claims_mi325x.KIMI:
+    for model in claims_levels.LLAMA, claims_levels.QWEN, claims_levels.KIMI:
         held = claims_levels.curves()[f"multi-run, {model}"].in_flight
         assert all(98 < held[level] <= 100 for level in (100, 200, 500, 750, 1000))
 
@@ -232,7 +232,7 @@ def test_welch_is_scipys() -> None:
 
     a, b = [5.1, 4.9, 5.3, 5.6, 5.0], [4.2, 4.9, 4.4, 4.0, 5.1]
     of = [(sum(x) / 5, float(pd.Series(x).std())) for x in (a, b)]
-    t, df, p = claims_mi325x.welch(*of)
+    t, df, p = claims_mi325x.welch(of[0], of[1])
     theirs = stats.ttest_ind(a, b, equal_var=False)
     assert (t, df, p) == pytest.approx((theirs.statistic, theirs.df, theirs.pvalue))
 

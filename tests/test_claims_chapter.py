@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -80,7 +81,7 @@ def test_refuted_levels_are_hollow() -> None:
     drawn = figures.in_flight()
     assert drawn.figure is not None
     hollow = [
-        len(line.get_xdata())
+        np.size(line.get_xdata())
         for axis in drawn.figure.axes
         for line in axis.lines
         if line.get_markerfacecolor() == style.HOLLOW_FACE

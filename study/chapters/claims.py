@@ -24,7 +24,7 @@ THEMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
         "What holds",
         "Ratios of printed rows are nearly all right, those of InferenceX and of Metrum's table "
-        "of generations among them, and their tok/s/GPU counts input and output.",
+        "of generations among them; InferenceX's tok/s/GPU counts input and output, as it says.",
         ("matched concurrency c=4", "iso-throughput 337", "peak throughput", "nodes needed"),
     ),
     (
@@ -143,7 +143,8 @@ def sentence(one: Finding, values: Values) -> str:
     source = values.label(f"{key}.source", one.claim.source)
     stated = values.label(f"{key}.stated", one.claim.stated or "in words")
     why = values.label(f"{key}.why", one.evidence.why)
-    return f"*{statement}* (`{source}`, stated: {stated}): **{one.found}**. {why}"
+    name = values.label(f"{key}.name", one.claim.claim)
+    return f"*{name}: {statement}* (`{source}`, stated: {stated}): **{one.found}**. {why}"
 
 
 def to_settle(values: Values) -> str:

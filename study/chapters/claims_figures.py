@@ -60,7 +60,7 @@ def throughput_and_errors(published: Published) -> Drawn:
             Line2D([], [], color=colour, marker=marker, label=gpu)
             for gpu, (colour, marker) in GPU_LOOK.items()
         ]
-        least_of = {"marker": "^", "color": ORANGE, "mfc": HOLLOW_FACE, "ls": ""}
+        least_of: dict[str, Any] = {"marker": "^", "color": ORANGE, "mfc": HOLLOW_FACE, "ls": ""}
         entries.append(Line2D([], [], label="MI355X, at least", **least_of))
         style.legend(figure, entries)
     return Drawn(
@@ -72,24 +72,24 @@ def throughput_and_errors(published: Published) -> Drawn:
     )
 
 
-def _rates_and_errors(published: Published) -> list[dict[str, object]]:
+def _rates_and_errors(published: Published) -> list[dict[str, Any]]:
     wanted = ("output_throughput", "output_throughput_at_least", "error_rate")
     found = published.measurements
     found = found[(found["source"] == claims_metrum.SOURCE) & found["metric"].isin(wanted)]
-    rows = []
-    for row in found.itertuples():
+    rows: list[dict[str, Any]] = []
+    for row in found.to_dict("records"):
         # Without lengths it is of all three workloads; only the last has no figure of its own.
-        lengths = row.input_tokens or WORKLOADS[-1][0], row.output_tokens or WORKLOADS[-1][1]
+        lengths = row["input_tokens"] or WORKLOADS[-1][0], row["output_tokens"] or WORKLOADS[-1][1]
         rows.append(
             {
-                "hardware": row.hardware,
+                "hardware": row["hardware"],
                 "workload": f"{lengths[0]}/{lengths[1]}",
-                "level": int(row.concurrency),
-                "metric": row.metric,
-                "value": float(row.value),
+                "level": int(row["concurrency"]),
+                "metric": row["metric"],
+                "value": float(row["value"]),
             }
         )
-    return sorted(rows, key=lambda one: (str(one["hardware"]), int(str(one["level"]))))
+    return sorted(rows, key=lambda one: (one["hardware"], one["level"]))
 
 
 # --- interactivity --------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def tokens_per_watt(published: Published) -> Drawn:
         figure, ((axis,),) = style.panels(1, 1, 3.6)
         each = [rate / power for rate in _values(curve)]
         axis.plot(list(curve), each, "o-", color=ORANGE, label="printed")
-        hollow = {"color": INK, "mfc": HOLLOW_FACE, "ls": ""}
+        hollow: dict[str, Any] = {"color": INK, "mfc": HOLLOW_FACE, "ls": ""}
         axis.plot([1], [implied], "D", label=f"implied by {gain:g} times", **hollow)
         axis.plot([1], [allowed], "v", label="at most, by 128 requests on 8 replicas", **hollow)
         style.level_axis(axis, levels, "concurrency, as printed")
