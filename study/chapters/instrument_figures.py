@@ -78,7 +78,7 @@ def _added_panel(
     for row in rows_of(points):
         colour = colours.get(row.level, MUTED) if row.kind == GRID else MUTED
         low, high = (getattr(row, f"{MEASURED[name]}_{at}_ms") for at in ("median", "p99"))
-        marker = {"markerfacecolor": colour if row.true else "white", "markeredgecolor": colour}
+        marker: dict[str, Any] = {"markerfacecolor": colour if row.true else "white", "markeredgecolor": colour}
         if np.isfinite(high):
             axis.plot([row.chunks_per_s] * 2, [low, high], color=colour, linewidth=1.2, alpha=0.7)
         shape = "o" if row.kind == GRID else "s"
@@ -93,9 +93,9 @@ def _added_panel(
 def _added_limits(axes: Sequence[Axes], points: pd.DataFrame, allowed: pd.DataFrame) -> None:
     """One scale for both panels, so that they can be compared."""
     columns = [f"{MEASURED[name]}_{at}_ms" for name in ADDED for at in ("median", "p99")]
-    values = [points[columns].to_numpy().ravel(), [FLOOR_S * 1e3]]
-    values += [allowed[f"{name}_limit"].to_numpy() for name in ADDED]
-    known = np.concatenate(values).astype(float)
+    limits = [allowed[f"{name}_limit"].to_numpy(dtype=float) for name in ADDED]
+    values = [points[columns].to_numpy(dtype=float).ravel(), np.array([FLOOR_S * 1e3]), *limits]
+    known = np.concatenate(values)
     known = known[np.isfinite(known) & (known > 0)]
     for axis in axes:
         log_axis(axis, known.min() / 1.6, known.max() * 1.6)
