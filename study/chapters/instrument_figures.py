@@ -78,7 +78,10 @@ def _added_panel(
     for row in rows_of(points):
         colour = colours.get(row.level, MUTED) if row.kind == GRID else MUTED
         low, high = (getattr(row, f"{MEASURED[name]}_{at}_ms") for at in ("median", "p99"))
-        marker: dict[str, Any] = {"markerfacecolor": colour if row.true else "white", "markeredgecolor": colour}
+        marker: dict[str, Any] = {
+            "markerfacecolor": colour if row.true else "white",
+            "markeredgecolor": colour,
+        }
         if np.isfinite(high):
             axis.plot([row.chunks_per_s] * 2, [low, high], color=colour, linewidth=1.2, alpha=0.7)
         shape = "o" if row.kind == GRID else "s"
