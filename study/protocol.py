@@ -28,6 +28,7 @@ MEASURING = (
     "prompt_files",
     "prompts",
     "run",
+    "search",
     "second",
     "server",
     "telemetry",
