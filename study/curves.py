@@ -142,12 +142,13 @@ def _law(terms: Floats) -> tuple[float, float, float]:
 def capped(levels: ArrayLike, tok_s: ArrayLike) -> Capped:
     """The law without kappa up to the limit that fits best, flat beyond, by the same least squares.
 
-    The limit is searched from the second to the second last distinct level, in steps below 1 %:
-    two levels at least lie on the plateau. Levels may repeat. StudyError below 4 distinct levels,
-    or as in `knee`.
+    The limit is searched from the second to the second last distinct level, in steps below 1 %, so
+    that two levels at least lie on the plateau; or it is the last level, and there is no plateau.
+    Levels may repeat. StudyError below 4 distinct levels, or as in `knee`.
     """
     level, rate = points(levels, tok_s)
-    limits = grid_of(require(level, LEAST_LEVELS, Capped.name)[1:-1])
+    tested = require(level, LEAST_LEVELS, Capped.name)
+    limits = np.append(grid_of(tested[1:-1]), tested[-1])
     # Of all limits at once, with errors of X in the place of those of log X: near enough.
     limit = float(limits[np.argmin(_left_by_law(np.minimum(level[:, None], limits), rate))])
     lam, sigma, _ = _law(_terms(np.minimum(level, limit), rate)[:, :2])

@@ -102,7 +102,7 @@ def _judged(fit: Model, tested: Floats, share: float) -> Knee:
     grid = grid_of(tested)
     fitted = fit.predict(grid)
     maximum = float(fitted.max())
-    first = float(grid[np.argmax(fitted >= share * maximum)])
+    first = _crossing(grid, fitted, share * maximum)
     rise = _last_rise(fit, tested)
     found = Knee(np.nan, maximum, fit.name, None, "", fit)
     if rise > 1 - share:
@@ -114,6 +114,15 @@ def _judged(fit: Model, tested: Floats, share: float) -> Knee:
         return replace(found, text=f"{text}; the knee lies there or below")
     text = f"reached at level {first:.3g}: {share * 100:g} % of {maximum:.4g} tokens/s, {fit.name}"
     return replace(found, level=first, reached=True, text=text)
+
+
+def _crossing(grid: Floats, fitted: Floats, least: float) -> float:
+    """The level at which a fit first gives `least`, between two points of the grid."""
+    after = int(np.argmax(fitted >= least))
+    if not after:
+        return float(grid[0])
+    part = (least - fitted[after - 1]) / (fitted[after] - fitted[after - 1])
+    return float(grid[after - 1] + part * (grid[after] - grid[after - 1]))
 
 
 def knee_over_launches(

@@ -124,4 +124,4 @@ def same_knee(one: Knee, other: Knee) -> bool:
     """Both within one step of sqrt(2), or neither reached."""
     if not (one.reached and other.reached):
         return one.reached is other.reached
-    return abs(np.log(one.level / other.level)) <= 1.01 * np.log(STEP)
+    return bool(abs(np.log(one.level / other.level)) <= 1.01 * np.log(STEP))

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study import notebooks, plan, profiles, reproduce, theory
+from study.curves import LEAST_LEVELS
 from study.errors import StudyError
 from study.experiment import Workload
 from study.experiments import EXPERIMENTS, Aiter, Architecture, Bound, Offload, Saturation
-from study.knee import LEAST_LEVELS
 from study.search import Search
 from study.store import Store
 

@@ -106,7 +106,7 @@ def beyond(part: Part) -> pd.DataFrame:
         if row["state"] == REACHED and row["top_level"] > row["at_level"]
         for metric in COMPARED
     ]
-    return pd.DataFrame(rows, columns=[*CURVE, "at_level", "highest_level", "metric", *RATIO])
+    return pd.DataFrame(rows, columns=[*CURVE, "at_level", "top_level", "metric", *RATIO])
 
 
 # --- one curve ------------------------------------------------------------------------------------
@@ -165,8 +165,9 @@ def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
 def _compared(valid: pd.DataFrame, point: float) -> tuple[float, float]:
     """The lowest level at the knee and the highest beyond that most launches share; or NaN."""
     at_or_above = valid[valid["level"] >= point * (1 - RESOLUTION)]
-    by_level = at_or_above.groupby("level")["launch"]
-    launches = {float(level): set(of_level) for level, of_level in by_level}
+    launches: dict[float, set[str]] = {}
+    for launch, level in at_or_above[["launch", "level"]].itertuples(index=False):
+        launches.setdefault(float(level), set()).add(launch)
     if not launches:
         return np.nan, np.nan
     most = valid["launch"].nunique() // 2 + 1
@@ -224,7 +225,7 @@ def _beyond_row(part: Part, row: Row, metric: str, comparisons: int) -> Row:
     values = launch_values(part.found, metric)
     here = values[(values["arm"] == row["arm"]) & (values["workload"] == row["workload"])]
     by_level = here.assign(level=here["level"].astype(int).astype(str))
-    levels = str(int(row["highest_level"])), str(int(row["at_level"]))
+    levels = str(int(row["top_level"])), str(int(row["at_level"]))
     return {
         **{name: row[name] for name in (*CURVE, "at_level", "top_level")},
         "metric": metric,
