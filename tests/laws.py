@@ -9,10 +9,10 @@ import numpy as np
 
 from study.curves import TwoLines
 from study.experiment import WindowPlan, Workload
+from study.interval import Floats
 from study.knee import Knee
 from study.plan import load_s
 from study.search import Search
-from study.stats import Floats
 
 Curve = dict[int, float]
 LEVELS = np.array([1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128.0])  # steps of sqrt(2)

@@ -10,8 +10,8 @@ from laws import LEVELS, hard_cap, law, noisy
 from scipy.optimize import minimize
 
 from study.curves import Capped, TwoLines, capped, gunther, two_lines
+from study.interval import Floats
 from study.knee import knee
-from study.stats import Floats
 
 SIGMAS, KAPPAS = st.floats(0.0, 0.5), st.floats(0.0, 0.01)
 RATES = st.floats(1, 1000)

@@ -13,8 +13,9 @@ from laws import GRID, LEVELS, STEP, hard_cap, law, noisy, true_knee
 
 from study.curves import Gunther, TwoLines, gunther, two_lines
 from study.errors import StudyError
+from study.interval import Floats
 from study.knee import knee, knee_over_launches
-from study.stats import Floats, mean_interval_log
+from study.stats import mean_interval_log
 
 SIGMAS, KAPPAS = st.floats(0.0, 0.5), st.floats(0.0, 0.01)
 RATES = st.floats(1, 1000)
