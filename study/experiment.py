@@ -98,8 +98,8 @@ class WindowPlan(BaseModel):
         return f"{self.workload.name}-{self.level}"
 
     def at(self, level: int) -> WindowPlan:
-        """The same at another level."""
-        return self.model_copy(update={"level": level})
+        """The same at another level, and without a second instrument."""
+        return self.model_copy(update={"level": level, "second": False})
 
 
 class Arm(BaseModel):
@@ -169,6 +169,7 @@ SOME = (BeforeValidator(as_tuple), Field(min_length=1), Distinct)  # of any list
 Levels = Annotated[tuple[Level, ...], *SOME]
 Models = Annotated[tuple[str, ...], *SOME, AfterValidator(_known)]
 Workloads = Annotated[tuple[Workload, ...], BeforeValidator(_workloads), *SOME[1:]]
+NoLevels = Annotated[tuple[Level, ...], BeforeValidator(as_tuple), Distinct]
 NoModels = Annotated[tuple[str, ...], BeforeValidator(as_tuple), Distinct, AfterValidator(_known)]
 
 
