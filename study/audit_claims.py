@@ -16,9 +16,10 @@ from study.audit_formats import Window
 from study.audit_gates import FileVerdict
 from study.audit_level import Fit, bound_of
 from study.audit_numbers import number
+from study.curves import LEAST_LEVELS
 from study.gates.judgement import Judgement, Verdict
 from study.gates.level import LEVEL_TOLERANCE
-from study.knee import LEAST_LEVELS, knee
+from study.knee import knee
 
 # Two single windows of the same load differ by up to so much in rate and in latency.
 NOISE = 0.05

@@ -91,7 +91,7 @@ def windows(found: Frames) -> pd.DataFrame:
     if not found.windows.empty:
         return found.windows
     columns = ["launch", "block", "arm", *FACTORS, "workload", "input_tokens", "output_tokens"]
-    return pd.DataFrame(columns=[*columns, "level", "verdict", "reasons", *METRICS])
+    return pd.DataFrame(columns=[*columns, "level", "searched", "verdict", "reasons", *METRICS])
 
 
 def why_not(found: Frames, otherwise: str) -> str:
@@ -100,7 +100,10 @@ def why_not(found: Frames, otherwise: str) -> str:
 
 
 def planned(launches: Sequence[Launch]) -> pd.DataFrame:
-    """A row per window asked for: launch, block, arm, factors, workload, tokens, level."""
+    """A row per window asked for before the launch, so none that a search chose.
+
+    Columns: launch, block, arm, factors, workload, tokens, level.
+    """
     rows = [
         {
             "launch": launch.id,

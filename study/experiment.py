@@ -18,6 +18,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from study import models, prompt_files
 from study.errors import StudyError, unknown_name
 from study.models import Model
+from study.search import Search
 
 T = TypeVar("T")
 
@@ -96,6 +97,10 @@ class WindowPlan(BaseModel):
     def name(self) -> str:
         return f"{self.workload.name}-{self.level}"
 
+    def at(self, level: int) -> WindowPlan:
+        """The same at another level, and without a second instrument."""
+        return self.model_copy(update={"level": level, "second": False})
+
 
 class Arm(BaseModel):
     """One server configuration inside an experiment.
@@ -103,7 +108,8 @@ class Arm(BaseModel):
     `factors` are what the analysis compares by; `flags` go to the engine; `expected` is what the
     engine must say of itself for the treatment to be in force. In a flag, `STORAGE` stands for a
     folder that lasts as long as the launch. `output_passes` are the times that the fixed prompts
-    of `same_output` are sent, with the cache reset in between.
+    of `same_output` are sent, with the cache reset in between. After `windows`, the search asks for
+    further levels of each of their workloads, by what it has seen on the same launch.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -116,6 +122,7 @@ class Arm(BaseModel):
     expected: dict[str, str]
     windows: tuple[WindowPlan, ...]
     output_passes: int = 1
+    search: Search | None = None
     # Neither changes what is measured, so neither is part of a launch's identity:
     platforms: tuple[str, ...] = Field(default=(), exclude=True)  # engines that have it; (): all
     rank: int = Field(default=0, exclude=True)  # when time is short, a lower rank comes first

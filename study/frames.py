@@ -32,13 +32,14 @@ class Frames:
         column per factor, outcome (`not measured` where nothing ended yet), reason, attempts,
         ready_s, stop_s, wall_s, windows, and what the engine says is in force.
     windows: a row per window of a launch that was measured: experiment, launch, block, arm, one
-        column per factor, workload, input_tokens, output_tokens, level, verdict, reasons, load_s,
-        warm_s, wall_s, loop_lag_p99_s; client_wait_s and server_wait_s (how long their main
-        threads were ready to run but had no core: study.telemetry); the engine's own account of
-        the load (prefix_hits_tokens, external_hits_tokens, offload_load_bytes,
-        offload_store_bytes, preemptions) and of its steady part (running_mean, waiting_mean,
-        waiting_max, kv_use_max); what the launch's storage grew by (stored_bytes, stored_files;
-        NaN without one); and every field of
+        column per factor, workload, input_tokens, output_tokens, level, searched (the level was
+        chosen by the arm's search, not asked for), verdict, reasons, load_s, warm_s, wall_s,
+        loop_lag_p99_s; client_wait_s and server_wait_s (how long their main threads were ready to
+        run but had no core: study.telemetry); the engine's own account of the load
+        (prefix_hits_tokens, external_hits_tokens, offload_load_bytes, offload_store_bytes,
+        preemptions) and of its steady part (running_mean, waiting_mean, waiting_max, kv_use_max);
+        what the launch's storage grew by (stored_bytes, stored_files; NaN without one); and every
+        field of
         `study.steady.WindowSummary`.
     judgements: a row per gate and window: launch, arm, workload, level, gate, scope, verdict,
         observed, limit, text.
@@ -47,6 +48,16 @@ class Frames:
     launches: pd.DataFrame
     windows: pd.DataFrame
     judgements: pd.DataFrame
+
+    def asked(self) -> Frames:
+        """Without the windows whose levels a search chose: what all launches of an arm share."""
+        if self.windows.empty:
+            return self
+        return replace(
+            self,
+            windows=self.windows[~self.windows["searched"]],
+            judgements=self.judgements[~self.judgements["searched"]],
+        )
 
 
 def read(launches: Sequence[Launch], store: Store | None = None) -> Frames:
@@ -66,6 +77,15 @@ def read(launches: Sequence[Launch], store: Store | None = None) -> Frames:
     return Frames(
         pd.DataFrame(launch_rows), pd.DataFrame(window_rows), pd.DataFrame(judgement_rows)
     )
+
+
+def output_tok_s(launch: Launch, folder: Path, in_force: dict[str, str | None]) -> float | None:
+    """Output tokens/s in the steady part of a window just measured; None where it is void."""
+    content = orjson.loads((folder / "window.json").read_bytes())
+    evidence = _evidence(launch, content, Recording.load(folder / "load"), folder, in_force)
+    rate = measure(evidence.requests, evidence.chunks, evidence.steady).output_tok_s
+    is_void = validity.verdict(validity.judge_window(evidence)) == "void"
+    return None if is_void or math.isnan(rate) else rate
 
 
 RECORDED = ("started_utc", "order", "ready_s", "stop_s", "wall_s")
@@ -118,6 +138,7 @@ def _window_rows(
         "input_tokens": workload["input_tokens"],
         "output_tokens": workload["output_tokens"],
         "level": content["plan"]["level"],
+        "searched": content["index"] >= len(launch.arm.windows),
     }
     verdict = validity.verdict(judgements)
     reasons = [one.text for one in judgements if (one.scope, one.verdict) == ("window", "fail")]

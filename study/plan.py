@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from study import platform, protocol, theory
 from study.experiment import Arm, Experiment, WindowPlan
+from study.search import Seen
 
 OUTPUTS_S = 1.0  # a pass of the fixed prompts
 STOP_S = 2.0
@@ -100,24 +101,57 @@ class Launch:
         made_s = stored / pace.make_bytes_s
         return pace.start_s + made_s + compile_s + self.arm.output_passes * OUTPUTS_S
 
+    @cached_property
+    def expected_windows(self) -> tuple[WindowPlan, ...]:
+        """Its windows, and those that its search would ask for if the pace were right."""
+        seen: dict[str, dict[int, float | None]] = {
+            one.workload.name: {} for one in self.arm.windows
+        }
+        expected = []
+        for window in windows(self.arm, seen):
+            expected.append(window)
+            rate = window.level * window.workload.output_tokens / self._latency_s(window)
+            seen[window.workload.name][window.level] = rate
+        return tuple(expected)
+
     @property
     def expected_s(self) -> float:
         """How long it will take, roughly; nothing where it does not apply."""
         if self.not_applicable:
             return 0.0
-        windows = sum(self.window_s(window) for window in self.arm.windows)
-        return self.start_s + windows + STOP_S
+        return self.start_s + sum(map(self.window_s, self.expected_windows)) + STOP_S
 
     def window_s(self, window: WindowPlan) -> float:
-        """How long one of its windows will take, roughly: warm-up, ramp, steady part, drain."""
+        """How long one of its windows will take, roughly."""
+        return load_s(window, self._latency_s(window))
+
+    def _latency_s(self, window: WindowPlan) -> float:
         pace = ON_A_CPU if self.setup["engine"]["kind"] == "cpu" else ON_A_GPU
-        latency = pace.latency_s(self.arm, window)
-        if window.requests:
-            return latency * (window.requests / window.level + 2 * window.warm_up)
-        warm = latency + 1.3 * max(latency, 0.5) + 0.15
-        steady = max(window.steady_s, window.steady_latencies * latency)
-        load = min(steady + 2 * latency, window.limit_s)
-        return warm + load + window.second * (SECOND_S + 2 * load)
+        return pace.latency_s(self.arm, window)
+
+
+def load_s(window: WindowPlan, latency_s: float) -> float:
+    """How long a window takes: warm-up, ramp, steady part, drain; by the latency of a request."""
+    if window.requests:
+        return latency_s * (window.requests / window.level + 2 * window.warm_up)
+    warm_s = latency_s + 1.3 * max(latency_s, 0.5) + 0.15
+    steady_s = max(window.steady_s, window.steady_latencies * latency_s)
+    load_s = min(steady_s + 2 * latency_s, window.limit_s)
+    return warm_s + load_s + window.second * (SECOND_S + 2 * load_s)
+
+
+def windows(arm: Arm, seen: Mapping[str, Seen]) -> Iterator[WindowPlan]:
+    """The windows of the arm, then one by one those that its search asks for.
+
+    `seen` is looked at whenever the next window is asked for: by workload and level the output
+    tokens/s of what was measured by then, or None where the window was void.
+    """
+    yield from arm.windows
+    if arm.search is None:
+        return
+    for first in {window.workload.name: window for window in arm.windows}.values():
+        while (level := arm.search.next(seen[first.workload.name]).level) is not None:
+            yield first.at(level)
 
 
 def setup() -> dict[str, Any]:
@@ -162,7 +196,7 @@ def cost(missing: Iterable[Launch]) -> Cost:
     wanted: Sequence[Launch] = tuple(missing)
     return Cost(
         launches=len(wanted),
-        windows=sum(len(launch.arm.windows) for launch in wanted),
+        windows=sum(len(launch.expected_windows) for launch in wanted),
         seconds=sum(launch.expected_s for launch in wanted),
     )
 

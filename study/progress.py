@@ -8,13 +8,15 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TextIO
 
+from study.experiment import WindowPlan
 from study.plan import Cost, Launch, cost, duration
 
 
 class Progress:
     """Says each step on a line of its own, so that a terminal, a log and a notebook read alike.
 
-    The time left is the plan's estimate, corrected by how this run has compared with it so far.
+    The time left is the plan's estimate, corrected by how this run has compared with it so far;
+    so is the number of windows, of which the plan knows only what a search is expected to ask for.
     """
 
     def __init__(self, missing: Iterable[Launch], out: TextIO | None = None) -> None:
@@ -22,44 +24,49 @@ class Progress:
         self._out = out or sys.stdout
         self._began = time.monotonic()
         self._windows_done = 0
+        self._of_this_launch = 0
         self._launches_done_s = 0.0  # what the plan expected of what is done
         self._launch_so_far_s = 0.0
         self._prefix = ""
 
     def launch(self, launch: Launch, number: int, of_blocks: int) -> None:
         """It is this launch's turn."""
-        self._launch_so_far_s = 0.0
+        self._launch_so_far_s, self._of_this_launch = 0.0, 0
         self._prefix = (
             f"{launch.experiment} · launch {number}/{self.plan.launches} · "
             f"block {launch.block + 1}/{of_blocks} · {launch.arm.name}"
         )
 
-    def window(self, launch: Launch, index: int) -> None:
+    def window(self, launch: Launch, window: WindowPlan) -> None:
         """A window of the launch begins; before the first, the server has become ready."""
-        if index == 0:
-            self._launch_so_far_s += launch.start_s
-        window = launch.arm.windows[index]
+        if not self._of_this_launch:
+            self._launch_so_far_s = launch.start_s
+        total = max(self.plan.windows, self._windows_done + 1)
         self.say(
             f"{window.workload} · level {window.level} · "
-            f"{self._windows_done}/{self.plan.windows} windows done, {self._left()}"
+            f"{self._windows_done}/{total} windows done, {self._left()}"
         )
 
-    def window_done(self, launch: Launch, index: int) -> None:
-        """A window of the launch is on disk."""
+    def window_done(self, launch: Launch, window: WindowPlan) -> None:
+        """A window of the launch is on disk; it takes none of the time of other launches."""
         self._windows_done += 1
-        self._launch_so_far_s += launch.window_s(launch.arm.windows[index])
+        self._of_this_launch += 1
+        so_far_s = self._launch_so_far_s + launch.window_s(window)
+        self._launch_so_far_s = min(so_far_s, launch.expected_s)
 
     def skipped(self, launch: Launch, why: str) -> None:
         """The launch will not be measured now."""
         self.plan = replace(
             self.plan,
-            windows=self.plan.windows - len(launch.arm.windows),
+            windows=self.plan.windows - len(launch.expected_windows),
             seconds=self.plan.seconds - launch.expected_s,
         )
         self.say(why)
 
     def launch_done(self, launch: Launch, outcome: str, reason: str) -> None:
         """The launch has come to its end; what it left undone will not be done."""
+        more = self._of_this_launch - len(launch.expected_windows)
+        self.plan = replace(self.plan, windows=self.plan.windows + more)
         self._launches_done_s += launch.expected_s
         self._launch_so_far_s = 0.0
         self.say(outcome + (f": {reason}" if reason else ""))

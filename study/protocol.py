@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from study import paths
 
 VERSION = 3
-DIGEST = "6d0f7af7d0a4dc73"
+DIGEST = "e683684256d2b87c"
 
 # The modules between an arm and its raw data.
 MEASURING = (
@@ -28,6 +28,7 @@ MEASURING = (
     "prompt_files",
     "prompts",
     "run",
+    "search",
     "second",
     "server",
     "telemetry",

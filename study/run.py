@@ -5,18 +5,20 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from study import engine, outputs, paths, plan, platform, standing
+from study import engine, frames, outputs, paths, plan, platform, standing
 from study.budget import Budget
 from study.client import Client
 from study.errors import StudyError
 from study.experiment import STORAGE, Arm, Experiment
 from study.plan import Launch
 from study.progress import Progress
+from study.search import Search, Seen
 from study.server import Server, ServerError, free_port
 from study.store import LaunchWriter, Store, write_json
 from study.window import Session
@@ -113,15 +115,37 @@ def _measure(
             longest = int(arm.flags["max_model_len"])
             said = outputs.capture(server, arm.model, longest, arm.output_passes)
             write_json(writer.folder / "outputs.json", said)
-            session = Session(launch, server, client, storage)
-            for index, window in enumerate(arm.windows):
-                progress.window(launch, index)
-                session.measure(index, writer.window_folder(index, window.name))
-                progress.window_done(launch, index)
+            _load(Session(launch, server, client, storage), writer, in_force, progress)
             stopping = time.monotonic()
         ended = time.monotonic()
     writer.update(stop_s=ended - stopping, wall_s=ended - started)
     return _outcome(arm.expected, in_force)
+
+
+def _load(
+    session: Session, writer: LaunchWriter, in_force: dict[str, str | None], progress: Progress
+) -> None:
+    """Every window in order; where the arm has a search, what it saw is put on record."""
+    launch = session.launch
+    seen: dict[str, dict[int, float | None]]
+    seen = {window.workload.name: {} for window in launch.arm.windows}
+    for index, window in enumerate(plan.windows(launch.arm, seen)):
+        progress.window(launch, window)
+        folder = writer.window_folder(index, window.name)
+        session.measure(index, window, folder)
+        progress.window_done(launch, window)
+        if search := launch.arm.search:
+            so_far = seen[window.workload.name]
+            so_far[window.level] = frames.output_tok_s(launch, folder, in_force)
+            writer.update(search=_said(search, seen))
+
+
+def _said(search: Search, seen: Mapping[str, Seen]) -> dict[str, object]:
+    """What the search saw of each workload, in order, and where that leaves it."""
+    return {
+        workload: {"seen": list(so_far.items()), **asdict(search.next(so_far))}
+        for workload, so_far in seen.items()
+    }
 
 
 @contextmanager

@@ -126,7 +126,8 @@ def outcomes(name: str, found: Frames, launches: Sequence[Launch], values: Value
     ]
     seen = estimates.windows(found)
     void = int((seen["verdict"] == "void").sum())
-    planned = values.count(f"{name}.windows.asked", len(estimates.planned(launches)))
+    asked_for = len(estimates.planned(launches)) + int(seen["searched"].sum())
+    planned = values.count(f"{name}.windows.asked", asked_for)
     measured = values.count(f"{name}.windows.measured", len(seen))
     refused = values.count(f"{name}.windows.void", void)
     valid = values.count(f"{name}.windows.valid", len(seen) - void)

@@ -35,16 +35,15 @@ class Session:
     storage: Path | None = None
     _prompts: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
-    def measure(self, index: int, folder: Path) -> None:
-        """Measure the arm's window of this index into `folder`; window.json comes last."""
+    def measure(self, index: int, window: WindowPlan, folder: Path) -> None:
+        """Measure a window, the launch's `index`-th, into `folder`; window.json comes last."""
         began = time.monotonic()
-        window = self.launch.arm.windows[index]
-        slices = self._warm_up(index, folder / "warm") if window.warm_up else []
+        slices = self._warm_up(index, window, folder / "warm") if window.warm_up else []
         before, stored = idle_counters(self.server), self._stored()
         load_began, log_began = time.monotonic(), self.server.log_bytes()
         telemetry = Telemetry(self.server.pid, self.client.pid)
         with telemetry, Sampler(self.server) as sampler:
-            recording = self.client.run(self._load(index, slices), folder / "load")
+            recording = self.client.run(self._load(index, window, slices), folder / "load")
         load_ended = time.monotonic()
         self._check_alive(recording, "the server died in a window")
         after = idle_counters(self.server)
@@ -71,16 +70,15 @@ class Session:
             content["second"] = second.measure(self.launch, index, self.server, sent, cpus, folder)
         write_json(folder / "window.json", content)
 
-    def _warm_up(self, index: int, folder: Path) -> list[float]:
+    def _warm_up(self, index: int, window: WindowPlan, folder: Path) -> list[float]:
         """Meet the measured level with prompts of its own until two slices in a row agree.
 
         Returns the mean latency of each slice, in seconds.
         """
-        window = self.launch.arm.windows[index]
         latencies_s: list[float] = []
         rounds = 1
         for number in range(WARM_SLICES):
-            load = self._base_load(index, number, requests=window.level * rounds)
+            load = self._base_load(index, window, number, requests=window.level * rounds)
             recording = self.client.run(load, folder / str(number))
             self._check_alive(recording, "the server died while it warmed up")
             latencies_s.append(_mean_latency_s(recording, window))
@@ -89,14 +87,14 @@ class Session:
             rounds = max(1, round(WARM_SLICE_S / latencies_s[-1]))
         return latencies_s
 
-    def _load(self, index: int, slices: list[float]) -> Load:
-        window = self.launch.arm.windows[index]
+    def _load(self, index: int, window: WindowPlan, slices: list[float]) -> Load:
         # Staggered over one latency, so that slots do not march in step.
         ramp_s = slices[-1] if slices else 0.0
         if window.requests is not None:
-            return self._base_load(index, OWN_SALT, requests=window.requests, ramp_s=ramp_s)
+            return self._base_load(index, window, OWN_SALT, requests=window.requests, ramp_s=ramp_s)
         return self._base_load(
             index,
+            window,
             OWN_SALT,
             min_s=window.steady_s,
             min_latencies=window.steady_latencies,
@@ -104,8 +102,8 @@ class Session:
             ramp_s=ramp_s,
         )
 
-    def _base_load(self, index: int, part: int, **more: Any) -> Load:
-        launch, window = self.launch, self.launch.arm.windows[index]
+    def _base_load(self, index: int, window: WindowPlan, part: int, **more: Any) -> Load:
+        launch = self.launch
         # No two loads of a launch share a prompt, except where a window repeats another's.
         origin = index if window.repeats is None else window.repeats
         return Load(

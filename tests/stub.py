@@ -172,6 +172,7 @@ def _window_rows(
         "input_tokens": window.workload.input_tokens,
         "output_tokens": window.workload.output_tokens,
         "level": window.level,
+        "searched": False,
     }
     row = {
         **keys,

@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study import notebooks, plan, profiles, reproduce, theory
+from study.curves import LEAST_LEVELS
 from study.errors import StudyError
 from study.experiment import Workload
-from study.experiments import EXPERIMENTS, Aiter, Architecture, Bound, Offload
+from study.experiments import EXPERIMENTS, Aiter, Architecture, Bound, Offload, Saturation
+from study.search import Search
 from study.store import Store
 
 COUNT = st.integers(1, 10_000)
@@ -147,8 +149,24 @@ def test_saturation_reads_windows_of_the_families_launches(name: str) -> None:
     assert {one.id for one in curves} < {one.id for one in families}
     assert len({one.arm.model.attention for one in curves}) == 2
     for launch in curves:
-        levels = {window.level for window in launch.arm.windows}
-        assert max(levels) >= 2 * int(launch.arm.flags["max_num_seqs"]) and 1 in levels
+        batch = int(launch.arm.flags["max_num_seqs"])
+        assert launch.arm.search == Search(batch=batch, ceiling=4 * batch)
+        for workload in {window.workload.name for window in launch.arm.windows}:
+            of_workload = [w for w in launch.expected_windows if w.workload.name == workload]
+            assert 1 in {window.level for window in of_workload}
+            assert len(of_workload) >= LEAST_LEVELS
+
+
+def test_only_saturated_models_search_and_only_at_the_first_depth() -> None:
+    given = {"models": ["gqa-dense", "mla-dense"], "depths": [2, 4], "saturated": ["mla-dense"]}
+    arms = Architecture.of({**given, "max_num_seqs": 16}).arms()
+    assert {arm.name: arm.search for arm in arms if arm.search} == {
+        "mla-dense-2": Search(batch=16, ceiling=64)
+    }
+    lower = Architecture.of({**given, "max_num_seqs": 16, "ceiling": 20}).arms()
+    assert [arm.search.ceiling for arm in lower if arm.search] == [20]
+    with pytest.raises(StudyError, match="saturated must hold at least one model"):
+        Saturation.of({"saturated": []})
 
 
 def test_the_smoke_profile_is_small() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from study import plan, protocol
 from study.experiments import Architecture
+from study.search import Search
 
 SETUP: dict[str, Any] = {
     "engine": {"version": "1", "kind": "cpu"},
@@ -69,6 +71,36 @@ def test_cost_adds_up() -> None:
     assert (total.launches, total.windows) == (8, 8 * 4)
     assert total.seconds > half.seconds > 4 * plan.ON_A_CPU.start_s
     assert "8 launches, 32 windows, about" in str(total)
+
+
+def test_the_plan_expects_the_windows_that_a_search_would_ask_for() -> None:
+    """By the pace of the machine: the search, replayed on the throughput that the plan expects."""
+    asked = {"models": ["gqa-dense"], "max_num_seqs": 16, "launches": 1}
+    (fixed,), (searching,) = launches(**asked), launches(**asked, saturated=["gqa-dense"])
+    more = searching.expected_windows[len(fixed.arm.windows) :]
+    assert fixed.expected_windows == fixed.arm.windows == searching.arm.windows
+    assert {window.workload.name for window in more} == {"short", "long"}
+    assert all(window.level in Search(batch=16, ceiling=64).grid for window in more)
+    of_short = {window.level for window in more if window.workload.name == "short"}
+    assert max(of_short) <= 32 and len(of_short) + 2 < 12 * 0.6
+    assert searching.expected_s == pytest.approx(
+        fixed.expected_s + sum(searching.window_s(window) for window in more)
+    )
+    assert searching.id != fixed.id
+
+
+def test_windows_follow_what_was_seen_by_then() -> None:
+    (launch,) = launches(
+        models=["gqa-dense"], workloads=["short:128/64"], saturated=["gqa-dense"], launches=1
+    )
+    seen: dict[str, dict[int, float | None]] = {"short": {}}
+    levels = []
+    for window in plan.windows(launch.arm, seen):
+        levels.append(window.level)
+        seen["short"][window.level] = float(min(window.level, 4))  # flat from 4 on
+    assert levels[:2] == [1, 4]
+    assert max(levels) <= 64 and len(levels) < 8
+    assert launch.arm.search is not None and launch.arm.search.next(seen["short"]).level is None
 
 
 def test_durations_as_a_person_says_them() -> None:

@@ -32,12 +32,12 @@ def test_the_time_left_falls_as_planned_when_the_pace_is_as_planned(
     for number, launch in enumerate(launches, start=1):
         progress.launch(launch, number, 2)
         clock[0] += launch.start_s
-        for index, window in enumerate(launch.arm.windows):
-            progress.window(launch, index)
+        for window in launch.arm.windows:
+            progress.window(launch, window)
             left = seconds_left(out.getvalue().splitlines()[-1])
             assert left == pytest.approx(total - (clock[0] - 100), abs=31)
             clock[0] += launch.window_s(window)
-            progress.window_done(launch, index)
+            progress.window_done(launch, window)
         clock[0] += plan.STOP_S
         progress.launch_done(launch, "measured", "")
     last = out.getvalue().splitlines()[-1]
@@ -57,8 +57,34 @@ def test_a_slower_pace_means_more_time_left(monkeypatch: pytest.MonkeyPatch) -> 
         progress.launch_done(launch, "rejected", "its words")
     progress.launch(launches[2], 3, 2)
     clock[0] += 3 * launch.start_s
-    progress.window(launches[2], 0)
+    progress.window(launches[2], launches[2].arm.windows[0])
     done = launches[0].expected_s + launches[1].expected_s + launch.start_s
     expected = 3 * (progress.plan.seconds - done)
     assert seconds_left(out.getvalue().splitlines()[-1]) == pytest.approx(expected, abs=31)
     assert "rejected: its words" in out.getvalue()
+
+
+def test_windows_of_a_search_correct_the_total() -> None:
+    """The plan expects some; the search of a launch may end sooner, or later."""
+    asked = Architecture.of({"saturated": ["gqa-dense", "mla-dense"], "launches": 1})
+    launches = [one for one in plan.launches(asked, SETUP) if one.arm.search]
+    out = io.StringIO()
+    progress = Progress(launches, out)
+    first, second = (list(launch.expected_windows) for launch in launches)
+    assert (
+        progress.plan.windows
+        == len(first) + len(second)
+        > sum(len(launch.arm.windows) for launch in launches)
+    )
+    progress.launch(launches[0], 1, 1)
+    for window in [*first, *first[-2:]]:  # two more than expected
+        progress.window(launches[0], window)
+        progress.window_done(launches[0], window)
+    progress.launch_done(launches[0], "measured", "")
+    assert progress.plan.windows == len(first) + 2 + len(second)
+    progress.launch(launches[1], 2, 1)
+    progress.launch_done(launches[1], "failed", "died at the start")
+    assert progress.plan.windows == len(first) + 2
+    done = [line.split(" windows done")[0].rsplit(" ")[-1] for line in out.getvalue().splitlines()]
+    counted = [tuple(map(int, text.split("/"))) for text in done if "/" in text and "·" not in text]
+    assert counted and all(so_far < total for so_far, total in counted)

@@ -288,3 +288,34 @@ def test_with_the_deadline_gone_nothing_is_started(
     assert "no time is left" in said
     assert store.attempts() == []
     assert set(found.launches["outcome"]) == {"not measured"}
+
+
+def test_a_search_asks_for_windows_while_the_server_is_up(fake: Path) -> None:
+    """The stand-in serves any number at once, so throughput rises up to the ceiling."""
+    store, found, said = run(saturated=["gqa-dense"], ceiling=8)
+    folders = [folder.name for folder in store.attempts()[0].windows]
+    assert folders[:2] == ["00-short-1", "01-short-4"]
+    assert list(found.windows["searched"]) == [False, False] + [True] * (len(folders) - 2)
+    chosen = list(found.windows["level"])[2:]
+    assert chosen[0] == 8 and set(chosen) <= {2, 3, 6, 8}
+    assert "level 8 · 2/" in said
+    record = store.attempts()[0].record
+    assert record is not None
+    short = record["search"]["short"]
+    assert [level for level, _ in short["seen"]] == list(found.windows["level"])
+    assert short["level"] is None and short["why"] == "ceiling reached"
+    rows = found.windows.itertuples()
+    rates = [row.output_tok_s if row.verdict == "valid" else None for row in rows]
+    assert [rate for _, rate in short["seen"]] == rates
+    assert len(found.asked().windows) == 2
+    assert set(found.asked().judgements["level"]) == {1, 4}
+
+
+def test_a_void_window_is_void_to_the_search_as_well(fake: Path) -> None:
+    """The stand-in says 64 whatever it is told, so the treatment is not in force."""
+    store, found, _ = run(saturated=["gqa-dense"], ceiling=8, max_num_seqs=32)
+    assert set(found.windows["verdict"]) == {"void"}
+    record = store.attempts()[0].record
+    assert record is not None
+    assert record["search"]["short"]["why"] == "levels above are void"
+    assert {rate for _, rate in record["search"]["short"]["seen"]} == {None}

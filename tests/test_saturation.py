@@ -51,8 +51,13 @@ def part(
     **parameters: object,
 ) -> Part:
     """Windows on a planted curve: at most BATCH run, the rest waits, TTFT is that of the queue."""
-    given = {"launches": launches, "depths": [4], "levels": levels[:1], "max_num_seqs": BATCH}
-    asked = Saturation.of({**given, "saturation_levels": list(levels), **parameters})
+    given: dict[str, object] = {
+        "launches": launches,
+        "depths": [4],
+        "levels": list(levels),
+        "max_num_seqs": BATCH,
+    }
+    asked = Saturation.of({**given, **parameters})
     known = stub.frames(asked)
     seen, drawn = known.windows, np.random.default_rng(1)
     of_launch = {block: drawn.normal(0, 2 * NOISE) for block in range(launches)}
@@ -111,7 +116,7 @@ def test_a_hard_cap_has_its_knee_below_the_cap() -> None:
     assert len(known) == 4 and set(known["state"]) == {"reached"}
     assert known["point"].between(0.95 * BATCH * 0.97, 0.95 * BATCH * 1.03).all()
     assert ((known["low"] < known["point"]) & (known["point"] < known["high"])).all()
-    assert set(known["n"]) == {3} and set(known["model_of_fit"]) == {"two lines"}
+    assert set(known["n"]) == {3} and set(known["model_of_fit"]) == {"capped law"}
     assert set(known["at_level"]) == {64} and set(known["highest_level"]) == {256}
     assert np.allclose(known["maximum_tok_s"], 50 * BATCH, rtol=0.03)
     assert np.allclose(known["knee_tok_s"], 0.95 * known["maximum_tok_s"], rtol=0.02)

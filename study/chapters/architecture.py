@@ -11,7 +11,7 @@ HEADLINE = "output_tok_s"
 
 def summary(part: Part, values: Values) -> list[Shown]:
     """The attention effect, the feed-forward's, the cache, and the cost of a layer."""
-    name, found = part.name, part.found
+    name, found = part.name, part.found.asked()
     said = {
         "Attention": sentences.attention(name, found, HEADLINE, values),
         "Feed-forward": sentences.effects(name, found, HEADLINE, values),
@@ -28,7 +28,7 @@ def summary(part: Part, values: Values) -> list[Shown]:
 
 def results(part: Part, _: Values) -> list[Shown]:
     """Absolute values first, then ratios, effects, the cost of a layer, and the cache."""
-    book, found, launches = part.notebook, part.found, part.launches
+    book, found, launches = part.notebook, part.found.asked(), part.launches
     return [
         Text(
             "#### Throughput and latency\nAbsolute values first; a ratio without them says "

@@ -127,11 +127,11 @@ def _knee(key: str, row: Any, values: Values) -> str:
 
 
 def _beyond(key: str, row: Any, past: pd.DataFrame, values: Values) -> str:
-    """What the highest level gives and costs against the knee's."""
+    """What the highest level that the launches share gives and costs against the knee's."""
     if past.empty:
         return "No higher level has a valid window, so what lies beyond was not measured."
     there = values.count(f"{key}.at_level", int(row.at_level))
-    top = values.count(f"{key}.highest_level", row.highest_level)
+    top = values.count(f"{key}.top_level", int(row.top_level))
     said = {one.metric: one for one in rows_of(past)}
     ttft, rate = said["ttft_p50_s"], said[HEADLINE]
     if not ttft.n or not rate.n:
@@ -264,15 +264,15 @@ def cost_table(part: Part) -> Table:
             "model": spelled(row.model),
             "workload": row.workload,
             "metric": METRICS[row.metric].label,
-            "levels": f"{row.at_level:.0f} → {row.highest_level:.0f}",
+            "levels": f"{row.at_level:.0f} → {row.top_level:.0f}",
             **compared(row, "at the knee", "at the highest level"),
         }
         for row in rows_of(data)
     ]
     text = (
-        "The highest level against the lowest tested one at or above the knee, on the same "
-        f"launches. At a knee throughput is {knee.SHARE:.0%} of its fitted maximum, so what tells "
-        "is the price in TTFT and TPOT. "
+        "The highest level against the lowest one at or above the knee, of those that most "
+        "launches measured, on the same launches. At a knee throughput is "
+        f"{knee.SHARE:.0%} of its fitted maximum, so what tells is the price in TTFT and TPOT. "
     )
     paired = data[data["n"] > 0]
     text += f"Ratios: {interval_words(paired, 'blocks')}." if len(paired) else "No block has both."
@@ -301,7 +301,7 @@ def limit_table(part: Part) -> Table:
         }
     )
     text = (
-        "Means over launches at the lowest tested level at or above the knee. Running and waiting "
-        "share out the level as the engine's gauges say, which alone read low."
+        "Means over launches at the lowest level at or above the knee that most launches measured. "
+        "Running and waiting share out the level as the engine's gauges say, which alone read low."
     )
     return Table(shown, data, text)

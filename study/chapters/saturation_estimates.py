@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from study import estimates, knee, stats
+from study import curves, estimates, knee, stats
 from study.chapter import Part
 from study.estimates import (
     COMPARED,
@@ -49,13 +49,14 @@ def knees(part: Part) -> pd.DataFrame:
     """A row per curve asked for: its knee, and the law that it follows.
 
     Columns: those of CURVE, max_num_seqs, levels and highest_level (with a valid window),
-    launches (with a valid window). state: 'reached', 'not reached', 'cannot judge', 'no valid
-    window', or the arm's outcome; text: why there is no knee. point, low, high (requests in
-    flight), confidence, method, n: the knee over the n launches that reached it; where there is
+    launches (with a valid window; each chose its levels). state: 'reached', 'not reached', 'cannot
+    judge', 'no valid window', or the arm's outcome; text: why there is no knee. point, low, high
+    (requests in flight), confidence, method, n: the knee over the n launches that reached it; with
     no such interval, point is the pooled curve's. not_reached, not_judged: launches.
-    maximum_tok_s and knee_tok_s: fitted, of the pooled curve. at_level: the lowest tested level
-    at or above the knee. model_of_fit: the one that fits better. sigma_point, ..., kappa_high:
-    Gunther's law over launches.
+    maximum_tok_s and knee_tok_s: fitted, of the pooled curve. at_level: the lowest level at or
+    above the knee, of those that most launches measured; top_level: the highest that most have
+    beside it. model_of_fit: the one that fits better. sigma_point, ..., kappa_high: Gunther's law
+    over launches.
     """
     return pd.DataFrame([_knee_row(*one) for one in _curves(part)])
 
@@ -92,20 +93,20 @@ def limits(part: Part) -> pd.DataFrame:
 
 
 def beyond(part: Part) -> pd.DataFrame:
-    """What more requests in flight give and cost: the highest level over `at_level`.
+    """What more requests in flight give and cost: `top_level` over `at_level`.
 
     The same launch sees both levels, so the ratio is inside blocks, Bonferroni's over all curves
-    asked for. Columns: those of CURVE, at_level, highest_level, metric, and `estimates.RATIO`.
+    asked for. Columns: those of CURVE, at_level, top_level, metric, and `estimates.RATIO`.
     Only curves with a knee, and levels beyond it.
     """
     known = knees(part)
     rows = [
         _beyond_row(part, row, metric, len(known))
         for row in _records(known)
-        if row["state"] == REACHED and row["highest_level"] > row["at_level"]
+        if row["state"] == REACHED and row["top_level"] > row["at_level"]
         for metric in COMPARED
     ]
-    return pd.DataFrame(rows, columns=[*CURVE, "at_level", "highest_level", "metric", *RATIO])
+    return pd.DataFrame(rows, columns=[*CURVE, "at_level", "top_level", "metric", *RATIO])
 
 
 # --- one curve ------------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
     point = interval.point if np.isfinite(interval.low) else pooled.level
     point = point if state == REACHED else np.nan
     tested = np.unique(valid["level"].to_numpy())
-    above = tested[tested >= point * (1 - RESOLUTION)]
+    at_level, top_level = _compared(valid, point)
     return {
         "state": state,
         "text": text,
@@ -152,12 +153,28 @@ def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
         "not_judged": found.not_judged,
         "levels": tested.size,
         "highest_level": tested.max(initial=0),
-        "at_level": above.min() if above.size else np.nan,
+        "at_level": at_level,
+        "top_level": top_level,
         "maximum_tok_s": pooled.maximum,
         "knee_tok_s": float(pooled.fit.predict(point)) if pooled.fit else np.nan,
         "model_of_fit": pooled.model,
         **_gunther(valid),
     }
+
+
+def _compared(valid: pd.DataFrame, point: float) -> tuple[float, float]:
+    """The lowest level at the knee and the highest beyond that most launches share; or NaN."""
+    at_or_above = valid[valid["level"] >= point * (1 - RESOLUTION)]
+    launches: dict[float, set[str]] = {}
+    for launch, level in at_or_above[["launch", "level"]].itertuples(index=False):
+        launches.setdefault(float(level), set()).add(launch)
+    if not launches:
+        return np.nan, np.nan
+    most = valid["launch"].nunique() // 2 + 1
+    at_level = max(launches, key=lambda level: (min(len(launches[level]), most), -level))
+    both = {level: len(launches[level] & launches[at_level]) for level in launches}
+    further = [level for level in launches if level > at_level] or [at_level]
+    return at_level, max(further, key=lambda level: (min(both[level], most), level))
 
 
 def _judged(found: knee.LaunchKnees) -> tuple[str, str]:
@@ -172,9 +189,9 @@ def _judged(found: knee.LaunchKnees) -> tuple[str, str]:
 def _gunther(valid: pd.DataFrame) -> Row:
     """Sigma and kappa of Gunther's law with their intervals over launches; either may be zero."""
     fits = [
-        asdict(knee.gunther(of_launch["level"], of_launch[HEADLINE]))
+        asdict(curves.gunther(of_launch["level"], of_launch[HEADLINE]))
         for _, of_launch in valid.dropna(subset=HEADLINE).groupby("launch")
-        if of_launch["level"].nunique() >= knee.Gunther.parameters
+        if of_launch["level"].nunique() >= curves.Gunther.parameters
     ]
     sigma, kappa = (
         as_columns(stats.mean_interval([fit[name] for fit in fits]), LIMITS, f"{name}_")
@@ -208,9 +225,9 @@ def _beyond_row(part: Part, row: Row, metric: str, comparisons: int) -> Row:
     values = launch_values(part.found, metric)
     here = values[(values["arm"] == row["arm"]) & (values["workload"] == row["workload"])]
     by_level = here.assign(level=here["level"].astype(int).astype(str))
-    levels = str(int(row["highest_level"])), str(int(row["at_level"]))
+    levels = str(int(row["top_level"])), str(int(row["at_level"]))
     return {
-        **{name: row[name] for name in (*CURVE, "at_level", "highest_level")},
+        **{name: row[name] for name in (*CURVE, "at_level", "top_level")},
         "metric": metric,
         **paired(by_level, *levels, comparisons, "level"),
     }

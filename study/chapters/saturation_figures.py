@@ -19,6 +19,7 @@ from study.chapters.saturation_estimates import (
     knees,
 )
 from study.chapters.saturation_panels import (
+    chosen_words,
     fit_words,
     fits,
     gauge_y,
@@ -60,7 +61,8 @@ def throughput(part: Part) -> Drawn:
             said_above(axis, known[known["workload"] == workload], heading)
         legend_of(figure, frame, known, marked=True)
     text = f"Output tokens per second in the steady part. {estimate_caption(frame)}"
-    return Drawn(figure, frame, f"{text}{fit_words(known)} {knee_words(known)}{roof}")
+    text += f"{fit_words(known)} {knee_words(known)}{chosen_words(frame)}{roof}"
+    return Drawn(figure, frame, text)
 
 
 def latency(part: Part) -> Drawn:
@@ -182,4 +184,5 @@ def _against_level(
         }
         figure, _ = small_multiples(labels, titles(part.found, frame), panel_in, draw)
         legend_of(figure, frame, known)
-    return Drawn(figure, frame, f"{said}. {estimate_caption(frame)} {knee_words(known)}")
+    text = f"{said}. {estimate_caption(frame)} {knee_words(known)}{chosen_words(frame)}"
+    return Drawn(figure, frame, text)

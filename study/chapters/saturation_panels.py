@@ -189,3 +189,9 @@ def fit_words(known: pd.DataFrame) -> str:
         return ""
     which = " or ".join(models) + (", whichever fits better" if len(models) > 1 else "")
     return f" Lines: {which}, fitted to the pooled valid windows."
+
+
+def chosen_words(frame: pd.DataFrame) -> str:
+    known = frame[(frame["kind"] == "estimate") & (frame["n"] > 0)]
+    differ = known.groupby(["arm", "workload"])["n"].nunique() > 1
+    return " Launches choose their levels, so n differs between points." if differ.any() else ""

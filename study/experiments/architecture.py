@@ -7,8 +7,9 @@ from typing import ClassVar
 from pydantic import Field
 
 from study import models
-from study.experiment import Arm, Levels, Models, NoLevels, NoModels
+from study.experiment import Arm, Levels, Models, NoModels
 from study.experiments.serving import Loaded
+from study.search import Search
 
 
 class Architecture(Loaded):
@@ -29,21 +30,26 @@ class Architecture(Loaded):
     levels: Levels = Field(default=(1, 4), description="requests in flight, at the first depth")
     slope_levels: Levels = Field(default=(1, 4), description="the same, at further depths")
     saturated: NoModels = Field(default=(), description="models that saturation reads as well")
-    saturation_levels: NoLevels = Field(default=(), description="their further levels")
+    ceiling: int = Field(
+        default=0, ge=0, le=4096, description="highest level of a search; 0: 4 x max_num_seqs"
+    )
 
     def arms(self) -> tuple[Arm, ...]:
-        """One arm per model and depth; only the first depth sees every level."""
+        """One arm per model and depth; only at the first depth levels are searched for."""
         return tuple(self._arm(name, depth) for depth in self.depths for name in self.models)
 
+    @property
+    def _search(self) -> Search:
+        ceiling = self.ceiling or 4 * self.max_num_seqs
+        return Search(batch=self.max_num_seqs, ceiling=ceiling)
+
     def _arm(self, name: str, depth: int) -> Arm:
-        levels = self.slope_levels
-        if depth == self.depths[0]:
-            more = self.saturation_levels if name in self.saturated else ()
-            levels = tuple({*self.levels, *more})
+        first = depth == self.depths[0]
         return self.arm(
             f"{name}-{depth}",
             models.load(name).at_depth(depth),
-            self.windows(levels),
+            self.windows(self.levels if first else self.slope_levels),
+            search=self._search if first and name in self.saturated else None,
             environment=self.cache_space,
             expected={"prefix_caching": "False", "chunked_prefill": "False"},
             rank=self.depths.index(depth),

@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from pydantic import Field, model_validator
 
-from study.experiment import Arm, NoLevels, NoModels
+from study.experiment import Arm, NoModels
 from study.experiments.architecture import Architecture
 
 
 class Saturation(Architecture):
-    """Levels from one past what the engine runs at once, until throughput stops rising.
+    """The levels of the families, then those that the search of each launch asks for.
 
     Its windows are windows of the architecture experiment's launches: with the same parameters
     both name the same launches, and whichever notebook comes first measures them.
@@ -26,17 +26,14 @@ class Saturation(Architecture):
     saturated: NoModels = Field(
         default=("gqa-dense", "mla-dense"), description="models whose curve is measured"
     )
-    saturation_levels: NoLevels = Field(
-        default=(1, 2, 4, 8, 16, 32, 64, 128), description="levels of the curve"
-    )
 
     @model_validator(mode="after")
     def _has_a_curve(self) -> Saturation:
-        if not self.saturated or not self.saturation_levels:
-            raise ValueError("saturated and saturation_levels must each hold at least one value")
+        if not self.saturated:
+            raise ValueError("saturated must hold at least one model")
         return self
 
     def arms(self) -> tuple[Arm, ...]:
-        """The arms of the families that see every level."""
+        """The arms of the families whose knee is searched for."""
         saturated = {f"{name}-{self.depths[0]}" for name in self.saturated}
         return tuple(arm for arm in super().arms() if arm.name in saturated)
