@@ -95,7 +95,7 @@ def measured(name: str, requests: int, gaps: bool, folder: Path) -> Row:
     size_mb = path.stat().st_size / 1e6
     began_s = time.perf_counter()
     child = subprocess.Popen(
-        [sys.executable, "-m", "study.audit", str(path)],
+        [sys.executable, "-m", "study.audit.command", str(path)],
         cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     assert child.stdout is not None

@@ -31,7 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from study import audit, compat, fit, load
+    from study import fit, load
+    from study.audit import command as audit
+    from study.compat import command as compat
 
     parser = argparse.ArgumentParser(prog="python -m study", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -1,6 +1,6 @@
 """Three instruments on one launch: our client, the engine's own counters, `vllm bench serve`.
 
-The second instrument's file is read and judged as a stranger's would be (study.audit_*). What is
+The second instrument's file is read and judged as a stranger's would be (study.audit). What is
 compared are ratios inside one launch, where everything but the instrument is the same.
 """
 
@@ -16,11 +16,11 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from study import audit_gates
-from study.audit_detail import Detail, Full, full_part, only
-from study.audit_formats import Window
-from study.audit_formats import read as read_file
-from study.audit_numbers import ratio
+from study.audit import gates
+from study.audit.arithmetic import ratio
+from study.audit.detail import Detail, Full, full_part, only
+from study.audit.formats import Window
+from study.audit.formats import read as read_file
 from study.client import Recording
 from study.plan import Launch
 from study.second import RESULT
@@ -176,10 +176,10 @@ def _median(values: Floats) -> float:
 
 def _file(window: Window) -> dict[str, Any]:
     """What the referee says of the file, and what it holds."""
-    judged, part = audit_gates.judge(window), _full(window)
+    judged, part = gates.judge(window), _full(window)
     failed = [said.text for said in judged if (said.scope, said.verdict) == ("window", "fail")]
     row = {
-        "verdict": audit_gates.verdict(judged),
+        "verdict": gates.verdict(judged),
         "reasons": " ".join(failed),
         "requests": window.requests,
         "completed": window.completed,

@@ -1,6 +1,6 @@
 """Gates of scope claim on the study's own results: what is said of several windows, or of arms.
 
-Levels are judged as those of anybody's results are (study.audit_claims); outputs by
+Levels are judged as those of anybody's results are (study.audit.claims); outputs by
 study.same_output.
 """
 
@@ -11,8 +11,8 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from study.audit_claims import Judged, distinct_levels
-from study.audit_formats import Window
+from study.audit.claims import Judged, distinct_levels
+from study.audit.formats import Window
 from study.estimates import rows_of
 from study.gates.judgement import Judgement
 from study.same_output import Agreement

@@ -14,7 +14,7 @@ import orjson
 import pytest
 from numpy.typing import NDArray
 
-from study import audit
+from study.audit import command as audit
 from study.errors import StudyError
 
 Floats = NDArray[np.float64]

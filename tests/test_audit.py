@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from audit_results import Item, Result, call, closed_loop, items, said, save, summary_only
 
-from study import audit, load
+from study import load
+from study.audit import command as audit
 from study.client import Load, run_inline
 from study.nullserver import serve
 
@@ -79,7 +80,7 @@ def test_it_runs_without_the_engine(tmp_path: Path) -> None:
     saved = save(tmp_path / "a.json", closed_loop())
     code = (
         "import sys\n"
-        "from study import audit\n"
+        "from study.audit import command as audit\n"
         "import argparse\n"
         "parser = argparse.ArgumentParser()\n"
         "audit.add_arguments(parser)\n"

@@ -13,10 +13,10 @@ from audit_results import Item, items, said
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.audit_claims import Judged, claims, curve_name, fit_tokens, loads
-from study.audit_formats import Window
-from study.audit_gates import FileVerdict
-from study.audit_published import tables
+from study.audit.claims import Judged, claims, curve_name, fit_tokens, loads
+from study.audit.formats import Window
+from study.audit.gates import FileVerdict
+from study.audit.published import tables
 
 
 def levels(rates: dict[float, float], verdict: FileVerdict = "valid") -> list[Judged]:

@@ -14,7 +14,7 @@ from audit_results import Result, closed_loop, in_seconds, save, summary_only
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.audit_formats import (
+from study.audit.formats import (
     COLUMNS,
     TABLE,
     VLLM,

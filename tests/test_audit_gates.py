@@ -13,9 +13,9 @@ from audit_results import Floats, Result, closed_loop, save, schedule, summary_o
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.audit_formats import Window, read
-from study.audit_gates import judge, verdict
-from study.audit_level import bound_of, level_reached
+from study.audit.formats import Window, read
+from study.audit.gates import judge, verdict
+from study.audit.level import bound_of, level_reached
 from study.validity import Judgement
 
 GOOD = closed_loop()

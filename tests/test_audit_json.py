@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study import audit_json
-from study.audit_json import objects
+from study.audit import json_reader as audit_json
+from study.audit.json_reader import objects
 from study.errors import StudyError
 
 TEXTS = st.text(st.sampled_from(list('ab[]{}",:\\ \n]é')), max_size=12)

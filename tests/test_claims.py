@@ -19,11 +19,11 @@ from study import (
     models,
     published,
 )
-from study.claims import DERIVATIONS, Finding, counts, findings, frame
+from study.claims.evidence import Class
+from study.claims.findings import DERIVATIONS, Finding, counts, findings, frame
+from study.claims.printed import printed
+from study.claims.published import Published
 from study.errors import StudyError
-from study.evidence import Class
-from study.printed import printed
-from study.published import Published
 
 DATA = published.read()
 FOUND = {one.claim.claim: one for one in findings(published.claims(), DATA)}

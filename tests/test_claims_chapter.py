@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from study import paths, published, style
+from study import paths, style
 from study.chapter import Shown, Text
 from study.chapters import claims as chapter
 from study.chapters import claims_figures as figures
+from study.claims import published
 from study.sentences import Values
 from study.style import Drawn
 

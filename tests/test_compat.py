@@ -9,14 +9,17 @@ import pandas as pd
 import planted_engine as planted
 import pytest
 
-from study import compat, compat_import, compat_rules, paths
+from study import paths
 from study.__main__ import main
 from study.chapters import compatibility as chapter
-from study.compat_devices import DEVICES
-from study.compat_offload import offload
-from study.compat_rules import Case, Found, Rule
-from study.compat_source import Tree, open_tree
-from study.compat_stages import FAMILIES, Engine, Question
+from study.compat import by_import
+from study.compat import command as compat
+from study.compat import rules as compat_rules
+from study.compat.devices import DEVICES
+from study.compat.offload import offload
+from study.compat.rules import Case, Found, Rule
+from study.compat.source import Tree, open_tree
+from study.compat.stages import FAMILIES, Engine, Question
 from study.errors import StudyError
 from study.sentences import Values
 
@@ -171,7 +174,7 @@ def test_the_installed_engine_gives_the_committed_table(
 
 @pytest.mark.engine
 def test_importing_the_back_ends_and_reading_them_agree(installed: Tree) -> None:
-    both = compat_import.beside(installed)
+    both = by_import.beside(installed)
     assert len(both) > 15
     assert both["agree"].all(), both[~both["agree"]]
     assert {"CPU_ATTN", "CPU_MLA", "ROCM_AITER_MLA", "FLASHMLA"} <= set(both["backend"])

@@ -12,13 +12,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from study import compat
-from study.compat_devices import DEVICES
-from study.compat_loader import Loader
-from study.compat_source import Tree, open_tree
-from study.compat_stages import FAMILIES, Answer, Engine, Question
-from study.compat_standin import Undecided, Unknown
-from study.compat_steps import NotDerived, Refused, call, shortened, steps
+from study.compat import command as compat
+from study.compat.devices import DEVICES
+from study.compat.loader import Loader
+from study.compat.source import Tree, open_tree
+from study.compat.stages import FAMILIES, Answer, Engine, Question
+from study.compat.standin import Undecided, Unknown
+from study.compat.steps import NotDerived, Refused, call, shortened, steps
 from study.errors import StudyError
 
 CPU = next(device for device in DEVICES if device.name == "CPU")

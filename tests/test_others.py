@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from study import paths
-from study.audit import Audited
+from study.audit.command import Audited
 from study.chapter import Shown
 from study.chapters import others
 from study.sentences import Values

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from study.claims.evidence import CLASSES, GRAVITY, Class, Evidence, Relation, classify
+from study.claims.printed import Number, ends, exact, printed, stated, through
 from study.errors import StudyError
-from study.evidence import CLASSES, GRAVITY, Class, Evidence, Relation, classify
-from study.printed import Number, ends, exact, printed, stated, through
 
 
 @given(st.decimals(-1000, 1000, places=3), st.integers(0, 3))

@@ -7,13 +7,14 @@ from functools import cache
 
 import pandas as pd
 
-from study import claims_tables, published
 from study.chapter import Shown, Text
 from study.chapters import claims_figures as figures
-from study.claims import Finding, counts, findings, frame
-from study.claims_tables import Check
-from study.evidence import CONFIRMED, OTHER, OWN, PHYSICS, ROUNDING, UNKNOWN
-from study.published import Published
+from study.claims import published
+from study.claims import tables as claims_tables
+from study.claims.evidence import CONFIRMED, OTHER, OWN, PHYSICS, ROUNDING, UNKNOWN
+from study.claims.findings import Finding, counts, findings, frame
+from study.claims.published import Published
+from study.claims.tables import Check
 from study.sentences import Values
 from study.tables import Table
 

@@ -10,9 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from study import claims_inferencex, claims_levels, claims_metrum, claims_mi325x, style
-from study.printed import Number
-from study.published import Published, claims
+from study import style
+from study.claims import inferencex, levels, metrum, mi325x
+from study.claims.printed import Number
+from study.claims.published import Published, claims
 from study.style import HOLLOW_FACE, INK, MUTED, Drawn
 
 BLUE, ORANGE, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
@@ -75,7 +76,7 @@ def throughput_and_errors(published: Published) -> Drawn:
 def _rates_and_errors(published: Published) -> list[dict[str, Any]]:
     wanted = ("output_throughput", "output_throughput_at_least", "error_rate")
     found = published.measurements
-    found = found[(found["source"] == claims_metrum.SOURCE) & found["metric"].isin(wanted)]
+    found = found[(found["source"] == metrum.SOURCE) & found["metric"].isin(wanted)]
     rows: list[dict[str, Any]] = []
     for row in found.to_dict("records"):
         # Without lengths it is of all three workloads; only the last has no figure of its own.
@@ -96,9 +97,9 @@ def _rates_and_errors(published: Published) -> list[dict[str, Any]]:
 
 ISO_TOK_S = (337, 380)
 CURVES = {
-    claims_inferencex.BEFORE: ("vLLM 0.16, TP=8 (1 March)", BLUE, "s"),
-    claims_inferencex.AFTER: ("vLLM 0.18, TP=8 (26 March)", ORANGE, "o"),
-    claims_inferencex.AFTER_TP4: ("vLLM 0.18, TP=4 (26 March)", GREEN, "D"),
+    inferencex.BEFORE: ("vLLM 0.16, TP=8 (1 March)", BLUE, "s"),
+    inferencex.AFTER: ("vLLM 0.18, TP=8 (26 March)", ORANGE, "o"),
+    inferencex.AFTER_TP4: ("vLLM 0.18, TP=4 (26 March)", GREEN, "D"),
 }
 
 
@@ -108,9 +109,9 @@ def interactivity(published: Published) -> Drawn:
     with style.look():
         figure, ((axis,),) = style.panels(1, 1, 4.4)
         for table, (label, colour, marker) in CURVES.items():
-            aside = (-11, -11) if table == claims_inferencex.AFTER else (6, 4)
-            speeds = claims_inferencex.curve(published, table, "interactivity")
-            rates = claims_inferencex.curve(published, table, "total_throughput_per_gpu")
+            aside = (-11, -11) if table == inferencex.AFTER else (6, 4)
+            speeds = inferencex.curve(published, table, "interactivity")
+            rates = inferencex.curve(published, table, "total_throughput_per_gpu")
             x, y = _values(speeds), _values(rates)
             axis.plot(x, y, marker=marker, color=colour, label=label)
             for level, at, rate in zip(speeds, x, y, strict=True):
@@ -145,10 +146,10 @@ def interactivity(published: Published) -> Drawn:
 
 
 def _iso(axis: Axes, published: Published, wanted: int) -> list[dict[str, Any]]:
-    before = claims_inferencex.speed_at(published, claims_inferencex.BEFORE, wanted).value
-    after = claims_inferencex.after_at(published, wanted)
-    rates = claims_inferencex.curve(published, claims_inferencex.BEFORE, "total_throughput_per_gpu")
-    within = claims_inferencex.measured_at(rates, wanted)
+    before = inferencex.speed_at(published, inferencex.BEFORE, wanted).value
+    after = inferencex.after_at(published, wanted)
+    rates = inferencex.curve(published, inferencex.BEFORE, "total_throughput_per_gpu")
+    within = inferencex.measured_at(rates, wanted)
     axis.plot([before, after], [wanted, wanted], ":", color=MUTED, linewidth=1.2, zorder=1)
     face = INK if within else HOLLOW_FACE
     axis.plot([before], [wanted], "o", color=INK, mfc=face, markersize=4)
@@ -171,7 +172,7 @@ def _values(numbers: Mapping[int, Number]) -> list[float]:
 
 def tokens_per_watt(published: Published) -> Drawn:
     """Tokens per second and watt by concurrency, and what they would be for one request."""
-    source = claims_metrum.SOURCE
+    source = metrum.SOURCE
     power = published.number(source=source, metric="system_power").value
     curve = published.curve(
         source=source, hardware="MI355X", metric="output_throughput", input_tokens=128,
@@ -179,7 +180,7 @@ def tokens_per_watt(published: Published) -> Drawn:
     )  # fmt: skip
     (gain,) = (float(one.stated) for one in claims([source]) if one.claim == "efficiency gain")
     implied = curve[1024].value / gain / power
-    allowed = curve[128].value / claims_metrum.REPLICAS / power
+    allowed = curve[128].value / metrum.REPLICAS / power
     levels = [1, *curve]
     with style.look():
         figure, ((axis,),) = style.panels(1, 1, 3.6)
@@ -217,7 +218,7 @@ TABLES = (
 
 def in_flight() -> Drawn:
     """Upper bound of the requests in flight against the nominal concurrency, by table."""
-    frame = claims_levels.frame()
+    frame = levels.frame()
     frame = frame[frame["table"].isin(TABLES) & frame["model"].isin(MODEL_LOOK)]
     with style.look():
         figure, axes = style.panels(2, 3, 5.6)
@@ -268,20 +269,20 @@ def _levels_of(axis: Axes, of: pd.DataFrame) -> None:
 
 def aiter(published: Published) -> Drawn:
     """p of AITER's gain as a function of the unknown variation of its runs."""
-    means, spread = claims_mi325x.ablation(published), claims_mi325x.variation(published)
-    lost = claims_mi325x.losing(published)
+    means, spread = mi325x.ablation(published), mi325x.variation(published)
+    lost = mi325x.losing(published)
     x = np.linspace(0.005, 0.06, 111)
     rows: list[dict[str, Any]] = []
-    looks = zip(claims_mi325x.ABLATED_HIGH, (BLUE, ORANGE, GREEN), ("-", "--", "-."), strict=True)
+    looks = zip(mi325x.ABLATED_HIGH, (BLUE, ORANGE, GREEN), ("-", "--", "-."), strict=True)
     with style.look():
         figure, ((axis,),) = style.panels(1, 1, 3.8)
         axis.axvspan(1, 5, color=style.GRID, alpha=0.6, zorder=0)
-        axis.axhline(claims_mi325x.SIGNIFICANCE, color=MUTED, linewidth=1.2, linestyle=":")
+        axis.axhline(mi325x.SIGNIFICANCE, color=MUTED, linewidth=1.2, linestyle=":")
         for level, colour, line in looks:
             on, off = (one.value for one in means[level])
-            p = [claims_mi325x.p_of_gain(on, off, cov, spread["off"].value) for cov in x]
+            p = [mi325x.p_of_gain(on, off, cov, spread["off"].value) for cov in x]
             axis.plot(100 * x, p, linestyle=line, color=colour, label=f"nominal {level}")
-            axis.plot([100 * lost[level]], [claims_mi325x.SIGNIFICANCE], "o", color=colour)
+            axis.plot([100 * lost[level]], [mi325x.SIGNIFICANCE], "o", color=colour)
             rows += [{"level": level, "cov": c, "p": q} for c, q in zip(x, p, strict=True)]
         style.log_axis(axis, 1e-4, 1)
         axis.set_xlim(0.5, 6)
@@ -295,6 +296,6 @@ def aiter(published: Published) -> Drawn:
         _frame(rows),
         "p of the gain with AITER (Llama-3.1-405B, n = 5 runs an arm), as a function of what is "
         "not printed: how much the runs with AITER vary at each level. Shaded: the range that is "
-        f"printed. Dots: where p passes {claims_mi325x.SIGNIFICANCE:g}, unadjusted: {crossing}. "
+        f"printed. Dots: where p passes {mi325x.SIGNIFICANCE:g}, unadjusted: {crossing}. "
         f"Without AITER the runs are taken to vary by {spread['off'].value:.1%}.",
     )

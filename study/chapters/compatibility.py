@@ -12,11 +12,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch, Rectangle
 
-from study import compat, compat_rules, platform, style
+from study import platform, style
 from study.chapter import Shown, Text
-from study.compat_devices import DEVICES
-from study.compat_source import open_tree
-from study.compat_stages import ALLOWED, OVERRIDDEN, REFUSED, UNKNOWN
+from study.compat import command as compat
+from study.compat import rules as compat_rules
+from study.compat.devices import DEVICES
+from study.compat.source import open_tree
+from study.compat.stages import ALLOWED, OVERRIDDEN, REFUSED, UNKNOWN
 from study.errors import StudyError
 from study.sentences import Values
 from study.style import INK, MUTED, OUTCOME_COLOUR, PAPER, Drawn, look, spelled

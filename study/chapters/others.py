@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from study import audit, audit_published, paths
-from study.audit import Audited
+from study import paths
+from study.audit import command as audit
+from study.audit import published
+from study.audit.command import Audited
 from study.chapter import Shown, Text
 from study.gates.judgement import Judgement
 from study.sentences import Values
@@ -45,7 +47,7 @@ def kept_tables() -> Path:
     """The cookbook's tables as CSV, one a file, in `data/derived`: as `study audit` reads them."""
     folder = paths.DERIVED / BOOK
     folder.mkdir(parents=True, exist_ok=True)
-    for name, table in audit_published.tables().items():
+    for name, table in published.tables().items():
         stem = name.replace(", ", "_").replace(" ", "-")
         write_atomically(folder / f"{stem}.csv", table.to_csv(index=False).encode())
     return folder

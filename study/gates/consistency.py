@@ -1,7 +1,7 @@
 """Two gates that need no more than the recording itself: do its numbers agree, and can they be?
 
 An edited, cut or mixed-up recording rarely stays consistent. The study's clock is one and exact, so
-that next to nothing is allowed for; files of others are judged by `study.audit_consistency`.
+that next to nothing is allowed for; files of others are judged by `study.audit.consistency`.
 """
 
 from __future__ import annotations

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from study.audit_formats import Window
-from study.audit_gates import FileVerdict
-from study.audit_level import Fit, bound_of
-from study.audit_numbers import number
+from study.audit.arithmetic import number
+from study.audit.formats import Window
+from study.audit.gates import FileVerdict
+from study.audit.level import Fit, bound_of
 from study.curves import LEAST_LEVELS
 from study.gates.judgement import Judgement, Verdict
 from study.gates.level import LEVEL_TOLERANCE

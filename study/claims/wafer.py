@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from study import bounds, capacity, hardware, models, theory
-from study.evidence import OTHER, Derivation, Evidence
-from study.printed import Number, exact, stated, through
-from study.published import Claim, Published
+from study.claims.evidence import OTHER, Derivation, Evidence
+from study.claims.printed import Number, exact, stated, through
+from study.claims.published import Claim, Published
 
 SOURCE = "digitalocean-wafer-2026"
 ELEMENT_BITS, SCALE_BITS = 4, 8

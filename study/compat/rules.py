@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from study import compat
-from study.compat_stages import ALLOWED, REFUSED, UNKNOWN
+from study.compat import command as compat
+from study.compat.stages import ALLOWED, REFUSED, UNKNOWN
 
 STILL = "still true"
 NO_LONGER = "no longer true"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from study.compat_devices import DEVICES, Device
-from study.compat_offload import offload
-from study.compat_source import Tree, open_tree
-from study.compat_stages import FAMILIES, Answer, Engine, Family, Question
+from study.compat.devices import DEVICES, Device
+from study.compat.offload import offload
+from study.compat.source import Tree, open_tree
+from study.compat.stages import FAMILIES, Answer, Engine, Family, Question
 from study.errors import StudyError
 from study.paths import PACKAGE
 from study.store import write_atomically

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from study.audit_json import Members
+from study.audit.json_reader import Members
 from study.errors import StudyError
 from study.gates.level import LEVEL_TOLERANCE
 from study.steady import DRIFT_CONFIDENCE, Drift, Floats, Mask, in_flight_when_sent, trend

@@ -20,9 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from study.audit_detail import Detail, read_detail
-from study.audit_json import Members, objects
-from study.audit_numbers import ratio
+from study.audit.arithmetic import ratio
+from study.audit.detail import Detail, read_detail
+from study.audit.json_reader import Members, objects
 from study.errors import StudyError, unknown_name
 
 VLLM = "vllm bench serve"

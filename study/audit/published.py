@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from study.audit_formats import Window, table_windows
-from study.published import MEASUREMENTS
+from study.audit.formats import Window, table_windows
+from study.claims.published import MEASUREMENTS
 
 COOKBOOK = "vultr-cookbook-2026-03"
 COLUMN_OF = {
@@ -24,7 +24,7 @@ _REQUESTS = re.compile(r"([\d,]+) requests per level")
 
 def tables(source: str = COOKBOOK, path: Path = MEASUREMENTS) -> dict[str, pd.DataFrame]:
     """The per-level tables of one source, by a name made of table, model and, where a table has
-    two arms, their note. Columns as in `audit_formats.COLUMNS`, one row a level.
+    two arms, their note. Columns as in `study.audit.formats.COLUMNS`, one row a level.
 
     Lengths are those that the source states as asked; it states none as delivered.
     """

@@ -9,9 +9,9 @@ from functools import partial
 import numpy as np
 
 from study import models
-from study.evidence import Derivation, Evidence
-from study.printed import Number, exact, printed, stated, through
-from study.published import Claim, Published
+from study.claims.evidence import Derivation, Evidence
+from study.claims.printed import Number, exact, printed, stated, through
+from study.claims.published import Claim, Published
 
 SOURCE = "semianalysis-2026-03"
 BEFORE, AFTER, AFTER_TP4 = "TP=8 2026-03-01", "TP=8 2026-03-26", "TP=4 2026-03-26"

@@ -8,14 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from study import claims_inferencex, claims_metrum, claims_spark, claims_wafer, hardware
-from study.audit_level import level_reached
-from study.claims_levels import LLAMA, QWEN, SETTLED_BY, Curve, curves
-from study.claims_mi325x import COOKBOOK, PAPER, in_flight
-from study.evidence import PHYSICS, Class, Evidence, classify
+from study import hardware
+from study.audit.level import level_reached
+from study.claims import inferencex, metrum, spark, wafer
+from study.claims.evidence import PHYSICS, Class, Evidence, classify
+from study.claims.levels import LLAMA, QWEN, SETTLED_BY, Curve, curves
+from study.claims.mi325x import COOKBOOK, PAPER, in_flight
+from study.claims.printed import Number, exact, printed, through
+from study.claims.published import Published
 from study.gates.level import LEVEL_TOLERANCE
-from study.printed import Number, exact, printed, through
-from study.published import Published
 
 ECHO, SWEEP = "client against an echo server", "saturation-analysis (later sweep)"
 
@@ -79,8 +80,8 @@ def _alone(published: Published, what: str, why: str, **where: object) -> Eviden
 
 
 def _metrum(published: Published) -> Iterator[Check]:
-    source = claims_metrum.SOURCE
-    memory, least = hardware.load("mi355x").memory_gb, claims_metrum.least_weights_gb()
+    source = metrum.SOURCE
+    memory, least = hardware.load("mi355x").memory_gb, metrum.least_weights_gb()
     ranks = published.rows(source=source, table="Table 2", hardware="MI355X")["tensor_parallel"]
     (each,) = {int(n) for n in ranks}
     fits = Evidence(
@@ -134,15 +135,15 @@ def _metrum(published: Published) -> Iterator[Check]:
 
 
 def _inferencex(published: Published) -> Iterator[Check]:
-    source = claims_inferencex.SOURCE
+    source = inferencex.SOURCE
     for table in (
-        claims_inferencex.BEFORE, claims_inferencex.AFTER, claims_inferencex.AFTER_TP4
+        inferencex.BEFORE, inferencex.AFTER, inferencex.AFTER_TP4
     ):  # fmt: skip
-        speeds = claims_inferencex.reciprocal(published, table)
+        speeds = inferencex.reciprocal(published, table)
         yield Check(source, table, "Kimi-K2.5", "interactivity is 1,000 / TPOT", speeds)
-        tokens = claims_inferencex.what_is_counted(published, table)
+        tokens = inferencex.what_is_counted(published, table)
         yield Check(source, table, "Kimi-K2.5", "tok/s/GPU counts input and output", tokens)
-    again = claims_inferencex.read_at(published)
+    again = inferencex.read_at(published)
     yield Check(source, "iso-throughput", "Kimi-K2.5", "interpolated again", again)
     b200 = _alone(
         published, "B200's curve", "A peak without its level.",
@@ -240,13 +241,13 @@ def _echo(published: Published) -> Evidence:
 
 
 def _wafer(published: Published) -> Iterator[Check]:
-    source = claims_wafer.SOURCE
+    source = wafer.SOURCE
     speeds = published.rows(source=source, model="Kimi-K2.5", metric="output_speed_per_request")
-    most = claims_wafer.decode_bound()
+    most = wafer.decode_bound()
     possible = Evidence(
         computed=(exact(most),) * len(speeds),
-        unit=f"tok/s at most on {claims_wafer.DEVICES} GPUs",
-        why=f"Reading the active weights in MXFP4 over {claims_wafer.DEVICES} MI350X allows "
+        unit=f"tok/s at most on {wafer.DEVICES} GPUs",
+        why=f"Reading the active weights in MXFP4 over {wafer.DEVICES} MI350X allows "
         f"{most:,.0f} tok/s to one request: both are possible.",
         relation="at most",
         missing="latencies and lengths as delivered",
@@ -262,14 +263,12 @@ def _wafer(published: Published) -> Iterator[Check]:
 
 
 def _spark(published: Published) -> Iterator[Check]:
-    source = claims_spark.SOURCE
-    bound, own = (
-        claims_spark.CLUSTER * one() for one in (claims_spark.thread_bound, claims_spark.own_bound)
-    )
+    source = spark.SOURCE
+    bound, own = (spark.CLUSTER * one() for one in (spark.thread_bound, spark.own_bound))
     estimate = Evidence(
         computed=(exact(own),),
         unit="tok/s at most on 8 nodes",
-        why=f"The bound of {claims_spark.CLUSTER} nodes is {bound:.0f} as the thread counts bytes, "
+        why=f"The bound of {spark.CLUSTER} nodes is {bound:.0f} as the thread counts bytes, "
         f"{own:.0f} as the checkpoint has them; all-reduces come on top.",
         relation="at most",
         missing="a measurement",
@@ -278,7 +277,7 @@ def _spark(published: Published) -> Iterator[Check]:
     yield Check(source, "post", "Kimi-K2.5", "the estimate for eight nodes", estimate)
     for gpus in (1, 2):
         speed = published.number(source=source, metric="decode_speed", gpus=gpus)
-        most = gpus * claims_spark.thread_bound()
+        most = gpus * spark.thread_bound()
         measured = Evidence(
             computed=(exact(most),),
             unit="tok/s at most",

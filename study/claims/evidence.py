@@ -1,7 +1,7 @@
 """What a derivation finds, and the class that follows from it: by comparison, never typed.
 
 A claim states a number; a derivation computes what that number must equal, or what bounds it.
-The tolerance is the rounding of the printed digits (see study.printed).
+The tolerance is the rounding of the printed digits (see study.claims.printed).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from study.claims.printed import Number
+from study.claims.published import Claim, Published
 from study.errors import StudyError
-from study.printed import Number
-from study.published import Claim, Published
 
 Class = Literal[
     "confirmed",

@@ -15,11 +15,11 @@ from typing import Literal
 
 import numpy as np
 
-from study.audit_consistency import conservation, times
-from study.audit_detail import only
-from study.audit_formats import Window
-from study.audit_level import Fit, bound_of, level_reached, steady_part
-from study.audit_numbers import number, ratio
+from study.audit.arithmetic import number, ratio
+from study.audit.consistency import conservation, times
+from study.audit.detail import only
+from study.audit.formats import Window
+from study.audit.level import Fit, bound_of, level_reached, steady_part
 from study.gates.delivered import failures
 from study.gates.judgement import Judgement, Verdict
 from study.gates.level import LEVEL_TOLERANCE

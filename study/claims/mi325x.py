@@ -11,8 +11,10 @@ import re
 
 from scipy import optimize, stats
 
-from study import audit_published, bounds, capacity, hardware, models, theory
-from study.claims_levels import (
+from study import bounds, capacity, hardware, models, theory
+from study.audit import published as cookbook
+from study.claims.evidence import Derivation, Evidence
+from study.claims.levels import (
     DEEPSEEK,
     INFERRED,
     KIMI,
@@ -24,11 +26,10 @@ from study.claims_levels import (
     saturation_short,
     thousand_users,
 )
-from study.evidence import Derivation, Evidence
-from study.printed import Number, exact, printed, through
-from study.published import Claim, Published
+from study.claims.printed import Number, exact, printed, through
+from study.claims.published import Claim, Published
 
-PAPER, COOKBOOK = "georgiou-2026", audit_published.COOKBOOK
+PAPER, COOKBOOK = "georgiou-2026", cookbook.COOKBOOK
 RUNS = 5
 ABLATED_HIGH = (100, 200, 500)  # the levels of the ablation with a gain
 SIGNIFICANCE, CONFIDENCE = 0.05, 0.95

@@ -1,7 +1,8 @@
 """Published numbers, derived again: every claim and every table of others with its class.
 
-A class follows from comparing what is computed with what is stated (study.evidence), under the
-rounding of the printed digits (study.printed). The derivations are in `claims_*`, by source.
+A class follows from comparing what is computed with what is stated (`study.claims.evidence`),
+under the rounding of the printed digits (`study.claims.printed`). The derivations are in modules
+named after their sources.
 """
 
 from __future__ import annotations
@@ -11,25 +12,19 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from study import (
-    claims_inferencex,
-    claims_metrum,
-    claims_mi325x,
-    claims_spark,
-    claims_wafer,
-)
+from study.claims import inferencex, metrum, mi325x, spark, wafer
+from study.claims.evidence import CLASSES, Class, Derivation, Evidence, classify
+from study.claims.printed import stated
+from study.claims.published import Claim, Published
 from study.errors import unknown_name
-from study.evidence import CLASSES, Class, Derivation, Evidence, classify
-from study.printed import stated
-from study.published import Claim, Published
 
 DERIVATIONS: Mapping[str, Mapping[str, Derivation]] = {
-    claims_metrum.SOURCE: claims_metrum.DERIVATIONS,
-    claims_inferencex.SOURCE: claims_inferencex.DERIVATIONS,
-    claims_mi325x.PAPER: claims_mi325x.PAPER_DERIVATIONS,
-    claims_mi325x.COOKBOOK: claims_mi325x.COOKBOOK_DERIVATIONS,
-    claims_wafer.SOURCE: claims_wafer.DERIVATIONS,
-    claims_spark.SOURCE: claims_spark.DERIVATIONS,
+    metrum.SOURCE: metrum.DERIVATIONS,
+    inferencex.SOURCE: inferencex.DERIVATIONS,
+    mi325x.PAPER: mi325x.PAPER_DERIVATIONS,
+    mi325x.COOKBOOK: mi325x.COOKBOOK_DERIVATIONS,
+    wafer.SOURCE: wafer.DERIVATIONS,
+    spark.SOURCE: spark.DERIVATIONS,
 }
 
 

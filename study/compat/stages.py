@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, get_args
 
-from study.compat_devices import Device, boot, planted_config
-from study.compat_source import Tree
-from study.compat_standin import Planted, Said, Unknown
-from study.compat_steps import Evidence, NotDerived, Refused, call, doubts, place, steps
+from study.compat.devices import Device, boot, planted_config
+from study.compat.source import Tree
+from study.compat.standin import Planted, Said, Unknown
+from study.compat.steps import Evidence, NotDerived, Refused, call, doubts, place, steps
 
 ALLOWED, OVERRIDDEN, REFUSED, UNKNOWN = "allowed", "overridden", "refused", "unknown"
 DTYPE = "torch.bfloat16"

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from study.audit_detail import arriving_part, full_part, only, token_drift
-from study.audit_formats import Window
-from study.audit_numbers import number, ratio
+from study.audit.arithmetic import number, ratio
+from study.audit.detail import arriving_part, full_part, only, token_drift
+from study.audit.formats import Window
 from study.gates.judgement import Judgement, Verdict
 from study.gates.level import LEVEL_STANDARD_ERRORS, LEVEL_TOLERANCE
 from study.gates.steady import SHORTEST, STEADY_LATENCIES, judge, long_and_level, no_steady_part

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
-from study.compat_loader import Loader
-from study.compat_source import Tree
-from study.compat_standin import Planted, Undecided
+from study.compat.loader import Loader
+from study.compat.source import Tree
+from study.compat.standin import Planted, Undecided
 
 AITER_ON = {"VLLM_ROCM_USE_AITER": "1"}
 _NOT_ON_ROCM = ("amdsmi", "pynvml", "flashinfer")

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from study.compat_devices import Device
-from study.compat_source import Tree
-from study.compat_stages import (
+from study.compat.devices import Device
+from study.compat.source import Tree
+from study.compat.stages import (
     ALLOWED,
     INDEXER,
     REFUSED,
@@ -23,8 +23,8 @@ from study.compat_stages import (
     Question,
     selected,
 )
-from study.compat_standin import Planted, Unknown
-from study.compat_steps import Evidence, NotDerived, Refused, call, place
+from study.compat.standin import Planted, Unknown
+from study.compat.steps import Evidence, NotDerived, Refused, call, place
 
 CONNECTORS = "vllm.distributed.kv_transfer.kv_connector.v1"
 WORKER = f"{CONNECTORS}.offloading_connector.OffloadingConnectorWorker"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from study import bounds, capacity, hardware, models
-from study.evidence import Derivation, Evidence
-from study.printed import exact, stated, through
-from study.published import Claim, Published
+from study.claims.evidence import Derivation, Evidence
+from study.claims.printed import exact, stated, through
+from study.claims.published import Claim, Published
 
 SOURCE = "dgx-spark-thread"
 ACTIVE, BYTES_A_WEIGHT = 32e9, 0.5  # as the thread counts

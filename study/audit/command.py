@@ -19,9 +19,9 @@ from typing import Any
 
 import orjson
 
-from study.audit_claims import Judged, claims, curve_name, fit_tokens, load_curve
-from study.audit_formats import COLUMNS, EXACT, TABLE, UNKNOWN, Window, read
-from study.audit_gates import NOT_IN_FILES, FileVerdict, judge, together, verdict
+from study.audit.claims import Judged, claims, curve_name, fit_tokens, load_curve
+from study.audit.formats import COLUMNS, EXACT, TABLE, UNKNOWN, Window, read
+from study.audit.gates import NOT_IN_FILES, FileVerdict, judge, together, verdict
 from study.errors import StudyError
 from study.gates.consistency import not_repeated
 from study.gates.judgement import Judgement

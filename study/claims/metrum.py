@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from functools import partial
 
 from study import capacity, hardware, models, theory
-from study.evidence import OTHER, PHYSICS, Derivation, Evidence
-from study.printed import Number, exact, stated, through
-from study.published import Claim, Published
+from study.claims.evidence import OTHER, PHYSICS, Derivation, Evidence
+from study.claims.printed import Number, exact, stated, through
+from study.claims.published import Claim, Published
 
 SOURCE = "metrum-2026"
 REPLICAS = 8

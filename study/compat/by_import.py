@@ -11,10 +11,10 @@ import sys
 
 import pandas as pd
 
-from study.compat_devices import DEVICES
-from study.compat_source import Tree
-from study.compat_stages import Engine
-from study.compat_steps import NotDerived, Refused, call
+from study.compat.devices import DEVICES
+from study.compat.source import Tree
+from study.compat.stages import Engine
+from study.compat.steps import NotDerived, Refused, call
 from study.errors import StudyError
 
 TIMEOUT_S = 300

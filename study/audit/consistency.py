@@ -13,9 +13,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from study.audit_detail import Detail, only
-from study.audit_formats import Window
-from study.audit_numbers import number
+from study.audit.arithmetic import number
+from study.audit.detail import Detail, only
+from study.audit.formats import Window
 from study.gates.judgement import Finding, Judgement, none_of, of_findings
 from study.steady import Floats
 

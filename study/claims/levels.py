@@ -14,14 +14,14 @@ from functools import cache
 import numpy as np
 import pandas as pd
 
-from study import audit_published
-from study.audit_claims import fit_tokens, loads
-from study.audit_formats import Window
-from study.audit_level import Fit, bound_of, level_reached
-from study.evidence import Evidence
+from study.audit import published as cookbook
+from study.audit.claims import fit_tokens, loads
+from study.audit.formats import Window
+from study.audit.level import Fit, bound_of, level_reached
+from study.claims.evidence import Evidence
+from study.claims.printed import Number, ends
+from study.claims.published import Claim, Published
 from study.gates.level import LEVEL_TOLERANCE
-from study.printed import Number, ends
-from study.published import Claim, Published
 
 LLAMA, QWEN, KIMI, DEEPSEEK = "Llama-3.1-405B", "Qwen3-VL-235B", "Kimi-K2.5", "DeepSeek-V3.2"
 SETTLED_BY = "levels that were reached, shown by the requests running and waiting in the engine"
@@ -58,8 +58,8 @@ class Curve:
 def curves() -> dict[str, Curve]:
     """Every per-level table of the cookbook, by name."""
     found = {}
-    for name, table in audit_published.tables().items():
-        windows = audit_published.windows(table)
+    for name, table in cookbook.tables().items():
+        windows = cookbook.windows(table)
         found[name] = Curve(name, windows, fit_tokens(windows))
     return found
 

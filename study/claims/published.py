@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 
 import pandas as pd
 
+from study.claims.printed import Number, printed
 from study.errors import StudyError, unknown_name
 from study.paths import PACKAGE
-from study.printed import Number, printed
 
 FOLDER = PACKAGE.parent / "data" / "published"
 MEASUREMENTS = FOLDER / "measurements.csv"

@@ -20,8 +20,8 @@ from functools import cache, reduce
 from types import CodeType, ModuleType
 from typing import Any
 
-from study.compat_source import PACKAGE, Parsed, Tree
-from study.compat_standin import Log, Planted, Undecided, Unknown, as_decorator
+from study.compat.source import PACKAGE, Parsed, Tree
+from study.compat.standin import Log, Planted, Undecided, Unknown, as_decorator
 
 # What is read of vLLM; the rest (models, kernels, compilation, ...) is known by name only.
 READ = (

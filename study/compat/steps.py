@@ -16,9 +16,9 @@ from functools import cache
 from types import CodeType
 from typing import Any
 
-from study.compat_loader import Loader, bound, compile_statements
-from study.compat_source import Parsed, Tree
-from study.compat_standin import Undecided, Unknown
+from study.compat.loader import Loader, bound, compile_statements
+from study.compat.source import Parsed, Tree
+from study.compat.standin import Undecided, Unknown
 
 _MISREAD = (TypeError, AttributeError, NameError)  # what a stand-in in the wrong place causes
 # What is asked about, as the engine names it.

@@ -1,0 +1,1 @@
+"""May these results be believed? The referee for results of others."""

@@ -1,0 +1,1 @@
+"""What others have published, derived again from the figures that they print."""
