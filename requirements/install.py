@@ -91,11 +91,8 @@ def install(python: Path, engine: str, torch_index: str) -> None:
 
 
 def pip(python: Path, *arguments: str, check: bool = True) -> bool:
-    """Run pip install quietly; whether it succeeded.
-
-    Without compiling: Python compiles what it imports, a tenth of all that is installed.
-    """
-    command = [str(python), "-m", "pip", "install", "-qq", "--no-compile", *arguments]
+    """Run pip install quietly; whether it succeeded."""
+    command = [str(python), "-m", "pip", "install", "-qq", *arguments]
     quiet = {} if check else {"stderr": subprocess.DEVNULL}
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     status = subprocess.run(command, check=False, env=environment, **quiet).returncode  # type: ignore[call-overload]

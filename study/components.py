@@ -23,7 +23,6 @@ from study.stats import require_columns
 
 CELL = ("arm", "workload", "level")
 SOURCES = ("launch", "window", "request")
-PLURAL = {"launch": "launches", "window": "windows"}
 SHOWN = ("point", "low", "high", "confidence", "method", "n")
 Limits = tuple[float, float, float]
 
@@ -95,34 +94,56 @@ def components(requests: pd.DataFrame, value: str, confidence: float = CONFIDENC
     or windows in several cells: then windows are what its cells do not do alike. StudyError for a
     missing column, a window in two launches or cells, or a value that is not positive.
     """
-    require_confidence(confidence)
     cell = [name for name in CELL if name in requests.columns]
     require_columns(requests, ["launch", "window", value])
     known = requests.dropna(subset=[value])
     known = known.assign(log=logs(known[value], "Components are of positive values."))
     table = known.groupby(["window", "launch", *cell], sort=False)["log"].agg(["mean", "size"])
-    windows = table.reset_index()
+    within = known["log"] - known.groupby("window")["log"].transform("mean")
+    return _components(table.reset_index(), cell, float((within**2).sum()), confidence)
+
+
+def components_of_windows(
+    windows: pd.DataFrame, metric: str, confidence: float = CONFIDENCE
+) -> Components:
+    """The same from the windows frame alone, which keeps `<metric>_log_mean` and `_log_sd`.
+
+    `windows` has a row per window: launch, arm, workload, level, requests_finished and those two.
+    """
+    names = [f"{metric}_log_mean", f"{metric}_log_sd", "requests_finished"]
+    require_columns(windows, ["launch", *CELL, *names])
+    known = windows.dropna(subset=names).reset_index(drop=True)
+    mean, sd, size = (known[name] for name in names)
+    table = known[["launch", *CELL]].assign(window=known.index, mean=mean, size=size.astype(int))
+    return _components(table, list(CELL), float(((size - 1) * sd**2).sum()), confidence)
+
+
+def _components(
+    windows: pd.DataFrame, cell: list[str], within: float, confidence: float
+) -> Components:
+    """From a row per window (its `mean` of logs and its `size`) and the squares inside them."""
+    require_confidence(confidence)
     if windows["window"].duplicated().any():
         raise StudyError("Each window must belong to one launch and one cell; one had several.")
-    within = known["log"] - known.groupby("window")["log"].transform("mean")
-    request = _square(float((within**2).sum()), len(known) - len(windows), 1.0)
+    requests = int(windows["size"].sum())
+    request = _square(within, requests - len(windows), 1.0)
     cells = windows.groupby(cell).ngroup() if cell else np.zeros(len(windows), dtype=int)
     launch, window = _squares(windows, np.asarray(cells), pd.factorize(windows["launch"])[0])
+    many = windows["launch"].nunique(), len(windows)
     each = float((1 / windows["size"]).mean())  # of a window's mean, the request's variance
     mean = replace(request, mean=request.mean * each)
     return Components(
-        launch=_interval(_difference(launch, window, confidence), confidence, known["launch"]),
-        window=_interval(_difference(window, mean, confidence), confidence, known["window"]),
-        request=_interval(_alone(request, confidence), confidence, known["log"], "requests"),
+        launch=_interval(_difference(launch, window, confidence), confidence, many[0], "launches"),
+        window=_interval(_difference(window, mean, confidence), confidence, many[1], "windows"),
+        request=_interval(_alone(request, confidence), confidence, requests, "requests"),
     )
 
 
-def _interval(variances: Limits, confidence: float, of: pd.Series, unit: str = "") -> Interval:
+def _interval(variances: Limits, confidence: float, n: int, unit: str) -> Interval:
     """Standard deviations; a variance estimated below 0 says that nothing is left for it."""
     point, low, high = np.sqrt(np.maximum(variances, 0)).tolist()
-    n = len(of) if unit else of.nunique()
     said = "standard deviation of logs"
-    return Interval(said, point, low, high, confidence, METHOD, n, unit or PLURAL[str(of.name)])
+    return Interval(said, point, low, high, confidence, METHOD, n, unit)
 
 
 def _squares(windows: pd.DataFrame, cell: np.ndarray, launch: np.ndarray) -> tuple[Square, Square]:

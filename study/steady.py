@@ -94,6 +94,8 @@ class WindowSummary:
     e2e_p99_s: float = np.nan
     e2e_p50_or_failed_s: float = np.nan
     e2e_p99_or_failed_s: float = np.nan
+    e2e_log_mean: float = np.nan  # of the logs of seconds, request by request
+    e2e_log_sd: float = np.nan
     drift: float = np.nan
     drift_low: float = np.nan
     drift_high: float = np.nan
@@ -223,12 +225,22 @@ def measure(requests: pd.DataFrame, chunks: pd.DataFrame, steady: Steady | None)
         **_times("e2e", e2e_s),
         **_or_failed("ttft", ttft_s, failed),
         **_or_failed("e2e", e2e_s, failed),
+        **_logs("e2e", e2e_s),
         itl_p50_s=_median(itl_s),
         itl_p99_s=percentile(itl_s, 0.99),
         drift=drift.point,
         drift_low=drift.low,
         drift_high=drift.high,
     )
+
+
+def _logs(name: str, values_s: Floats) -> dict[str, float]:
+    """Mean and standard deviation of logs; what variance components need of a window."""
+    logs = np.log(values_s[values_s > 0])
+    return {
+        f"{name}_log_mean": float(logs.mean()) if logs.size else np.nan,
+        f"{name}_log_sd": float(logs.std(ddof=1)) if logs.size > 1 else np.nan,
+    }
 
 
 def chunk_gaps_s(stream: pd.DataFrame, steady: Steady) -> Floats:

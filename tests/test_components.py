@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import statsmodels.formula.api as smf
 
-from study.components import SOURCES, components
+from study.components import SOURCES, components, components_of_windows
 from study.errors import StudyError
 
 TRUTH = (0.05, 0.02, 0.3)
@@ -46,6 +46,20 @@ def test_equal_counts_give_what_restricted_maximum_likelihood_gives() -> None:
     assert ours.launch.point**2 == pytest.approx(float(theirs.cov_re.iloc[0, 0]), rel=0.01)
     assert ours.window.point**2 == pytest.approx(float(theirs.vcomp[0]), rel=0.01)
     assert ours.request.point**2 == pytest.approx(theirs.scale, rel=0.01)
+
+
+def test_means_and_spreads_of_windows_are_all_it_needs() -> None:
+    frame = nested(2, equal=False, levels=3).assign(arm="a", workload="short")
+    logs = np.log(frame["ttft_s"])
+    keys = ["window", "launch", "arm", "workload", "level"]
+    windows = logs.groupby([frame[key] for key in keys]).agg(["mean", "std", "size"])
+    windows.columns = pd.Index(["ttft_log_mean", "ttft_log_sd", "requests_finished"])
+    ours = components_of_windows(windows.reset_index(), "ttft")
+    theirs = components(frame, "ttft_s")
+    for source in SOURCES:
+        one, other = getattr(ours, source), getattr(theirs, source)
+        assert (one.n, one.unit) == (other.n, other.unit)
+        np.testing.assert_allclose((one.point, one.high), (other.point, other.high), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

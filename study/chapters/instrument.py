@@ -39,4 +39,5 @@ def results(part: Part, values: Values) -> list[Shown]:
         tables.twins(part).keep(f"{book}-twin-ratios"),
         Text(sentences.noise_floor(part, values)),
         tables.noise_floor(part).keep(f"{book}-noise-floor"),
+        tables.components(part).keep(f"{book}-variance"),
     ]

@@ -9,11 +9,14 @@ from study.agreement import COMPARISONS
 from study.chapter import Part
 from study.chapters import instrument_estimates as instrument
 from study.chapters.instrument_figures import NO_CALIBRATION
+from study.components import components_of_windows
 from study.estimates import METRICS, of_metrics, rows_of
+from study.experiments.instrument import TWINS
 from study.figures import interval_words
 from study.style import spelled
 from study.tables import Table, compared, count, interval, number
 
+SEVERAL = {"launch": "launches", "window": "windows", "request": "requests"}
 NO_SECOND = "No window was given to a second instrument."
 
 
@@ -146,6 +149,35 @@ def noise_floor(part: Part) -> Table:
     text = (
         "The noise floor: what two launches of one server in one block differ by, pooled over "
         "workloads and levels. One block shows a difference but no spread."
+    )
+    return Table(shown, data, text)
+
+
+def components(part: Part) -> Table:
+    """How much of the variance of E2E lies between launches, windows and requests."""
+    seen = part.found.windows
+    valid = seen[seen["verdict"] == "valid"] if len(seen) else seen
+    if valid.empty or valid["launch"].nunique() < len(TWINS):
+        return Table(pd.DataFrame(), pd.DataFrame(), "Not measured: it needs two valid launches.")
+    # Twins are one arm under two names.
+    data = components_of_windows(valid.assign(arm=valid["model"]), "e2e").frame()
+    shown = pd.DataFrame(
+        {
+            "between": [f"{row.n:,} {SEVERAL[row.source]}" for row in rows_of(data)],
+            "standard deviation": [
+                interval(100 * row.point, 100 * row.low, 100 * row.high) + " %"
+                for row in rows_of(data)
+            ],
+            "share of one request's variance": data["share"].map(_percent),
+            "error of the mean": data["error"].map(_percent),
+            "with ten times as many": data["error_tenfold"].map(_percent),
+        }
+    )
+    text = (
+        "Where the variance of E2E comes from, on the log scale, and what ten times as many of "
+        "each would do to the error of the mean. More requests hardly help where launches differ: "
+        f"they are not replication. {data['confidence'][0]:.0%} {data['method'][0]}; n/a where one "
+        "window a launch cannot be told from its launch."
     )
     return Table(shown, data, text)
 
