@@ -98,5 +98,6 @@ def test_gigabytes_of_weights_come_near_the_bound_and_never_beat_it(scratch: Pat
     found = frames.read(*measured(asked, scratch))
     assert set(found.launches["outcome"]) == {"measured"}
     seen = beside.windows(found.windows, device)
-    assert beside.bound_respected(seen, device).verdict == "pass"
+    every = seen.assign(verdict="valid")  # a busy machine voids windows, but lets none be faster
+    assert beside.bound_respected(every, device).verdict == "pass"
     assert seen["share"].max() > 0.2  # tiny models stay below a hundredth
