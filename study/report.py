@@ -114,7 +114,8 @@ def setting(study: Study) -> list[Shown]:
 def a_window(study: Study) -> list[Shown]:
     """One window over time, to show what a window is."""
     return [
-        pictures.timeline(part.example).keep(f"{part.notebook}-timeline") for part in study.own[:1]
+        pictures.timeline(part.example).keep(f"{part.notebook}-timeline")
+        for part in study.asked[:1]
     ]
 
 

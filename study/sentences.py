@@ -66,9 +66,9 @@ def lead(name: str, found: Frames, launches: Sequence[Launch], values: Values) -
     """One paragraph: the attention effect, the cache, and how much of it can be trusted."""
     said = [_lead_attention(name, found, values), _lead_cache(name, launches, values)]
     seen = estimates.windows(found)
-    valid = values.count(f"{name}.windows.valid", int((seen["verdict"] == "valid").sum()))
-    asked = values.count(f"{name}.windows.asked", len(estimates.planned(launches)))
-    return " ".join(filter(None, [*said, f"{valid} of {asked} windows asked for are valid."]))
+    valid = values.count(f"{name}.lead.windows.valid", int((seen["verdict"] == "valid").sum()))
+    asked = values.count(f"{name}.lead.windows.asked", len(estimates.planned(launches)))
+    return " ".join(filter(None, [*said, f"{valid} of {asked} windows compared are valid."]))
 
 
 def _lead_attention(name: str, found: Frames, values: Values) -> str:

@@ -225,6 +225,7 @@ def _summary(launch: Launch, window: WindowPlan, noise: float) -> WindowSummary:
     }
     for name, value in (("ttft", ttft_s), ("tpot", tpot_s), ("e2e", e2e_s)):
         known |= {f"{name}_mean_s": value, f"{name}_p50_s": value}
+    known |= {"e2e_log_mean": float(np.log(e2e_s)), "e2e_log_sd": 0.1}
     assert set(known) <= {field.name for field in fields(WindowSummary)}
     return WindowSummary(**known)
 

@@ -7,18 +7,8 @@ import math
 import pandas as pd
 import pytest
 
-from study import (
-    capacity,
-    claims_inferencex,
-    claims_levels,
-    claims_metrum,
-    claims_mi325x,
-    claims_spark,
-    claims_tables,
-    claims_wafer,
-    models,
-    published,
-)
+from study import capacity, models
+from study.claims import inferencex, levels, metrum, mi325x, published, spark, tables, wafer
 from study.claims.evidence import Class
 from study.claims.findings import DERIVATIONS, Finding, counts, findings, frame
 from study.claims.printed import printed
@@ -40,8 +30,8 @@ def test_every_claim_has_one_derivation_and_none_is_left_over() -> None:
 
 
 def test_every_table_has_a_check() -> None:
-    checks = claims_tables.checks(DATA)
-    assert {(one.source, one.table) for one in checks} == claims_tables.tables_of(DATA)
+    checks = tables.checks(DATA)
+    assert {(one.source, one.table) for one in checks} == tables.tables_of(DATA)
     assert all(one.found and one.evidence.why.endswith(".") for one in checks)
 
 
@@ -119,7 +109,7 @@ def test_generations_are_ratios_of_their_rows() -> None:
 def test_effective_throughput_is_taken_off_twice_if_raw_counts_completed() -> None:
     assert computed("effective 128/2048 c=1024") == [pytest.approx(783, abs=1)]
     assert computed("effective 2048/2048 c=512") == [pytest.approx(400, abs=1)]
-    raw = claims_metrum.implied_raw(1785, 3.0, 0.24)
+    raw = metrum.implied_raw(1785, 3.0, 0.24)
     assert 1785 / (raw * (1 - 0.24)) == pytest.approx(3.0)
     assert "is 2.28" in FOUND["effective 128/2048 c=1024"].evidence.why
 
@@ -134,7 +124,7 @@ def test_power() -> None:
 
 
 def test_an_instance_does_not_fit_one_gpu() -> None:
-    least = claims_metrum.least_weights_gb()
+    least = metrum.least_weights_gb()
     assert 540 < least < capacity.weights(models.load("kimi-k2.5"), "mxfp4").bytes / 1e9
     assert least > 288 and FOUND["instance memory"].found == "physically impossible"
 
@@ -160,9 +150,9 @@ def test_matched_concurrency_is_confirmed() -> None:
 def test_equal_throughput_from_unrounded_tpot_and_only_within_what_was_measured() -> None:
     assert computed("iso-throughput 337") == [pytest.approx(15.57, abs=0.01)]
     assert FOUND["iso-throughput 337"].found == "confirmed"
-    rates = claims_inferencex.curve(DATA, claims_inferencex.BEFORE, "total_throughput_per_gpu")
-    assert claims_inferencex.measured_at(rates, 337)
-    assert not claims_inferencex.measured_at(rates, 380)
+    rates = inferencex.curve(DATA, inferencex.BEFORE, "total_throughput_per_gpu")
+    assert inferencex.measured_at(rates, 337)
+    assert not inferencex.measured_at(rates, 380)
     assert computed("iso-throughput 380") == [pytest.approx(15.2, abs=0.01)]
     assert FOUND["iso-throughput 380"].found == "not derivable"
 
@@ -171,22 +161,22 @@ def test_interpolation_hits_the_points_and_is_straight_beyond() -> None:
     rates, speeds = {1: 10.0, 2: 20.0, 4: 40.0}, {1: 9.0, 2: 8.0, 4: 5.0}
     wanted = {10: 9.0, 15: 8.5, 20: 8.0, 30: 6.5, 40: 5.0, 50: 3.5, 5: 9.5}
     for rate, speed in wanted.items():
-        assert claims_inferencex.at_throughput(rates, speeds, rate) == pytest.approx(speed)
+        assert inferencex.at_throughput(rates, speeds, rate) == pytest.approx(speed)
 
 
-@pytest.mark.parametrize("table", list(claims_tables.tables_of(DATA)))
+@pytest.mark.parametrize("table", list(tables.tables_of(DATA)))
 def test_tok_s_gpu_counts_input_and_output(table: tuple[str, str]) -> None:
     source, name = table
-    if source != claims_inferencex.SOURCE or not name.startswith("TP="):
+    if source != inferencex.SOURCE or not name.startswith("TP="):
         return
-    evidence = claims_inferencex.what_is_counted(DATA, name)
+    evidence = inferencex.what_is_counted(DATA, name)
     assert [one.value for one in evidence.computed] == [8192 + 1024]
 
 
 def test_counted_tokens_is_littles_law() -> None:
     level, e2e_s, tokens = 16, 1023 * 0.05, 9216
     rate_per_gpu = level / e2e_s * tokens / 8
-    assert claims_inferencex.counted_tokens(rate_per_gpu, 8, level, 50) == pytest.approx(tokens)
+    assert inferencex.counted_tokens(rate_per_gpu, 8, level, 50) == pytest.approx(tokens)
 
 
 def test_what_b200_leaves() -> None:
@@ -199,32 +189,32 @@ def test_what_b200_leaves() -> None:
 
 
 def test_the_levels_of_the_cookbook() -> None:
-    for model in claims_levels.LLAMA, claims_levels.QWEN:
-        held = claims_levels.curves()[f"stress saturation, {model}"].in_flight
+    for model in levels.LLAMA, levels.QWEN:
+        held = levels.curves()[f"stress saturation, {model}"].in_flight
         for level in (150, 200, 300):
             assert held[level] == pytest.approx(level, rel=0.01)
         for level in (500, 750, 1000):
             assert held[level] == pytest.approx(444, rel=0.01)
-    for model in claims_levels.LLAMA, claims_levels.QWEN, claims_levels.KIMI:
-        held = claims_levels.curves()[f"multi-run, {model}"].in_flight
+    for model in levels.LLAMA, levels.QWEN, levels.KIMI:
+        held = levels.curves()[f"multi-run, {model}"].in_flight
         assert all(98 < held[level] <= 100 for level in (100, 200, 500, 750, 1000))
 
 
 def test_no_saturation_claim_stands() -> None:
     for name in ("saturation short", "saturation long", "1000 users", "client is not the limit"):
         assert FOUND[name].found == "contradicted by the source's own numbers"
-    assert claims_levels.last_rise(claims_levels.SHORT) == pytest.approx(0.144, abs=1e-3)
-    assert claims_levels.last_rise(claims_levels.REPEATED) > 0.5
+    assert levels.last_rise(levels.SHORT) == pytest.approx(0.144, abs=1e-3)
+    assert levels.last_rise(levels.REPEATED) > 0.5
     assert computed("client is not the limit") == [pytest.approx(10.3, abs=0.05)]
 
 
 def test_a_gain_is_lost_at_a_variation_that_is_not_printed() -> None:
-    lost = {at: round(100 * cov, 1) for at, cov in claims_mi325x.losing(DATA).items()}
+    lost = {at: round(100 * cov, 1) for at, cov in mi325x.losing(DATA).items()}
     assert lost == {100: 3.2, 200: 2.4, 500: 3.4}
-    for at, cov in claims_mi325x.losing(DATA).items():
-        on, off = (one.value for one in claims_mi325x.ablation(DATA)[at])
-        assert claims_mi325x.p_of_gain(on, off, cov * 0.98, 0.002) < 0.05
-        assert claims_mi325x.p_of_gain(on, off, cov * 1.02, 0.002) > 0.05
+    for at, cov in mi325x.losing(DATA).items():
+        on, off = (one.value for one in mi325x.ablation(DATA)[at])
+        assert mi325x.p_of_gain(on, off, cov * 0.98, 0.002) < 0.05
+        assert mi325x.p_of_gain(on, off, cov * 1.02, 0.002) > 0.05
 
 
 def test_welch_is_scipys() -> None:
@@ -232,23 +222,21 @@ def test_welch_is_scipys() -> None:
 
     a, b = [5.1, 4.9, 5.3, 5.6, 5.0], [4.2, 4.9, 4.4, 4.0, 5.1]
     of = [(sum(x) / 5, float(pd.Series(x).std())) for x in (a, b)]
-    t, df, p = claims_mi325x.welch(of[0], of[1])
+    t, df, p = mi325x.welch(of[0], of[1])
     theirs = stats.ttest_ind(a, b, equal_var=False)
     assert (t, df, p) == pytest.approx((theirs.statistic, theirs.df, theirs.pvalue))
 
 
 def test_intervals_that_overlap_and_a_difference_all_the_same() -> None:
-    t, df, p = claims_mi325x.welch(
-        (6808, claims_mi325x.sd_of(336)), (5786, claims_mi325x.sd_of(842))
-    )
+    t, df, p = mi325x.welch((6808, mi325x.sd_of(336)), (5786, mi325x.sd_of(842)))
     assert (round(t, 1), round(df), round(p, 2)) == (3.1, 5, 0.02)
     why = FOUND["DeepSeek against Llama, multi-run"].evidence.why
     assert "overlap, yet Welch's t is 3.1 (df 5, p = 0.02)" in why
 
 
 def test_no_failure_bounds_the_rate() -> None:
-    assert claims_mi325x.failure_bound(0, 17_406) == pytest.approx(1.72e-4, abs=1e-6)
-    assert claims_mi325x.failure_bound(0, 17_406) == pytest.approx(1 - 0.05 ** (1 / 17_406))
+    assert mi325x.failure_bound(0, 17_406) == pytest.approx(1.72e-4, abs=1e-6)
+    assert mi325x.failure_bound(0, 17_406) == pytest.approx(1 - 0.05 ** (1 / 17_406))
     assert "0.017%" in FOUND["no failures"].evidence.why
 
 
@@ -269,11 +257,11 @@ def test_later_peaks_and_variability() -> None:
 
 def test_two_gains_of_one_change() -> None:
     assert computed("DeepSeek c=64 per request") == [pytest.approx(3.95, abs=0.005)]
-    share = claims_wafer.ttft_share(7.32, 3.95)
+    share = wafer.ttft_share(7.32, 3.95)
     assert share == pytest.approx(0.533, abs=0.002)
     before = share / 3.95  # of E2E
     assert 1 / (before + (1 - before) / 7.32) == pytest.approx(3.95)
-    assert math.isnan(claims_wafer.ttft_share(3.95, 7.32))  # no TTFT explains the reverse
+    assert math.isnan(wafer.ttft_share(3.95, 7.32))  # no TTFT explains the reverse
 
 
 def test_tokens_a_step() -> None:
@@ -282,7 +270,7 @@ def test_tokens_a_step() -> None:
 
 
 def test_formats_sizes_and_bandwidths() -> None:
-    assert [claims_wafer.bits_per_weight(n) for n in (32, 16)] == [4.25, 4.5]
+    assert [wafer.bits_per_weight(n) for n in (32, 16)] == [4.25, 4.5]
     assert computed("GLM-5 size") == [pytest.approx(744, abs=1)]
     assert computed("HBM bandwidth") == [8, 8]
     assert all(one > 13 for one in computed("MLA compression"))
@@ -294,17 +282,17 @@ def test_formats_sizes_and_bandwidths() -> None:
 def test_the_draft_cost_gives_the_stated_gain_back() -> None:
     from study.bounds import speculation_speedup
 
-    for draft in claims_wafer.DRAFTS:
-        cost = claims_wafer.draft_cost(1.6, 0.8, draft)
+    for draft in wafer.DRAFTS:
+        cost = wafer.draft_cost(1.6, 0.8, draft)
         assert speculation_speedup(0.8, draft, cost) == pytest.approx(1.6)
 
 
 def test_sparks_against_bandwidth() -> None:
-    assert claims_spark.thread_bound() == pytest.approx(17.06, abs=0.01)
-    assert claims_spark.own_bound() < claims_spark.thread_bound()  # what stays in 16 bits
+    assert spark.thread_bound() == pytest.approx(17.06, abs=0.01)
+    assert spark.own_bound() < spark.thread_bound()  # what stays in 16 bits
     assert computed("efficiency factor") == [pytest.approx(0.703, abs=1e-3)]
     assert computed("nodes needed") == [5, 8]
     assert computed("two-node scaling") == [1.75]
     assert "6 at 90% usable" in FOUND["nodes needed"].evidence.why
     (most,) = computed("20 tok/s at zero context")
-    assert printed("20").low > claims_spark.thread_bound() and most > 20
+    assert printed("20").low > spark.thread_bound() and most > 20

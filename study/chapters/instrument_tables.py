@@ -156,7 +156,7 @@ def noise_floor(part: Part) -> Table:
 def components(part: Part) -> Table:
     """How much of the variance of E2E lies between launches, windows and requests."""
     seen = part.found.windows
-    valid = seen[seen["verdict"] == "valid"] if len(seen) else seen
+    valid = seen[seen["verdict"] == "valid"].dropna(subset="e2e_log_sd") if len(seen) else seen
     if valid.empty or valid["launch"].nunique() < len(TWINS):
         return Table(pd.DataFrame(), pd.DataFrame(), "Not measured: it needs two valid launches.")
     # Twins are one arm under two names.

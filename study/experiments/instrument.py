@@ -34,6 +34,7 @@ class Instrument(Loaded):
 
     notebook: ClassVar[str] = "10_instrument"
     name: ClassVar[str] = "instrument"
+    title: ClassVar[str] = "The instrument itself"
     question: ClassVar[str] = (
         "What does the instrument add, do others agree with it, and does it find no difference "
         "where there is none?"

@@ -1,0 +1,68 @@
+"""The report of a whole profile: every section, with every experiment and analysis in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import stub
+from telling import rendered, text_of
+
+from study import paths, profiles, report
+from study.chapter import Part
+from study.experiment import Experiment
+from study.experiments import EXPERIMENTS
+from study.frames import Frames
+
+SECTIONS = (
+    report.summary,
+    report.setting,
+    report.a_window,
+    report.believed,
+    report.measured,
+    report.results,
+    report.physics,
+    report.published,
+    report.confounds,
+    report.void_windows,
+    report.appendix,
+    report.rerun,
+)
+
+
+def searched(found: Frames) -> Frames:
+    """The same, with levels that a search has chosen besides."""
+    if found.windows.empty:
+        return found
+    top = found.windows.groupby("launch", as_index=False).tail(1)
+    more = top.assign(level=4 * top["level"], searched=True)
+    return replace(found, windows=pd.concat([found.windows, more], ignore_index=True))
+
+
+def part(asked: Experiment) -> Part:
+    """With a search only where the experiment has one."""
+    found = stub.frames(asked) if asked.arms() else stub.NOTHING
+    searches = any(arm.search for arm in asked.arms())
+    return stub.part(asked, searched(found) if searches else found)
+
+
+@pytest.mark.parametrize("name", ["smoke", "cpu"])
+def test_every_section_of_a_whole_profile_can_be_shown(name: str, kept: Path) -> None:
+    """Also that a key of the values means one number, wherever it is said."""
+    profile = profiles.load(name)
+    parts = tuple(part(one) for one in profile.experiments.values())
+    study = report.Study(profile.name, profile.description, parts, profile.analyses)
+    for section in SECTIONS:
+        shown = section(study)
+        assert shown and all(rendered(one).strip() for one in shown), section.__name__
+    assert "What the published numbers really say" in text_of(report.summary(study))
+    assert (kept / "derived" / "90_report-others-tables.csv").exists()
+    report.write_values(study)
+    assert (paths.REPORT / "values.json").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("kind", EXPERIMENTS.values(), ids=lambda kind: kind.name)
+def test_every_experiment_has_a_short_title(kind: type[Experiment]) -> None:
+    assert 0 < len(kind.title) < 40
