@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -165,6 +166,20 @@ def test_agreement_is_over_launches_and_names_the_reasons() -> None:
     assert "not full for 20 %" in text
     assert instrument_figures.agreement(seen).figure is not None
     assert len(instrument_tables.seconds(seen).shown) == 6
+
+
+def test_a_void_window_enters_no_comparison_of_instruments() -> None:
+    seen = part(3)
+    windows = seen.found.windows
+    first = windows["launch"] == windows["launch"].iloc[0]
+    for void, left in ((first, 5), (first | True, 0)):
+        judged = windows.assign(verdict=np.where(void, "void", "valid"))
+        found = replace(seen.found, windows=judged)
+        told = replace(seen, found=found)
+        assert set(instrument_estimates.agreement(told)["n"]) == {left}
+        assert instrument_figures.agreement(told).figure is not None
+        said = instrument_sentences.second(told, Values())
+        assert ("no valid window" in said) == (left == 0)
 
 
 def test_without_the_second_instrument_its_own_words_are_said() -> None:

@@ -141,14 +141,25 @@ def allowed_per_s(part: Part) -> float:
     return part.calibration.safe_per_s / RATE_FACTOR
 
 
+def instruments(part: Part) -> pd.DataFrame:
+    """The ratios of `study.agreement.Seconds`, each with the `verdict` of its own window."""
+    ratios, keys = part.seconds.ratios, ["launch", "workload", "level"]
+    if ratios.empty or part.found.windows.empty:
+        return ratios.assign(verdict="void")
+    return ratios.merge(part.found.windows[[*keys, "verdict"]], on=keys, how="left")
+
+
 def agreement(part: Part) -> pd.DataFrame:
     """Ratios of instruments over launches: a row per comparison, workload and level.
 
-    Columns: comparison, workload, level, and an interval over launches (one launch: none).
+    Columns: comparison, workload, level, and an interval over launches with a valid window (one
+    launch: no interval; none: no point).
     """
     by = ["comparison", "workload", "level"]
+    seen = instruments(part)
+    known = seen.assign(point=seen["point"].where(seen["verdict"] == "valid"))
     rows: list[dict[str, Any]] = [
         {**dict(zip(by, cell, strict=True)), **asdict(stats.mean_interval_log(group["point"]))}
-        for cell, group in part.seconds.ratios.groupby(by, sort=False)
+        for cell, group in known.groupby(by, sort=False)
     ]
     return pd.DataFrame(rows, columns=[*by, "statistic", *estimates.INTERVAL, "unit"])

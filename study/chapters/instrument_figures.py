@@ -25,12 +25,14 @@ from study.style import (
     MUTED,
     OUTCOME_COLOUR,
     Drawn,
+    hollow_style,
     interval_bars,
     legend,
     log_axis,
     log_limits,
     look,
     panels,
+    void_entry,
 )
 
 LINE_IN = 0.32
@@ -153,7 +155,7 @@ def _added_caption(part: Part, points: pd.DataFrame, allowed: pd.DataFrame) -> s
 
 def agreement(part: Part) -> Drawn:
     """Ratios of instruments inside one launch: a line per comparison, a dot per launch."""
-    ratios, means = part.seconds.ratios, instrument.agreement(part)
+    ratios, means = instrument.instruments(part), instrument.agreement(part)
     frame = pd.concat(
         [means.assign(what="over launches"), ratios.assign(what="launch")], ignore_index=True
     )
@@ -193,8 +195,11 @@ def _dots(
         axis.plot(rows["point"], places, "o", color=colour, zorder=3)
         interval_bars(axis, places, rows, colour, lying=True)
     else:
-        below = [place + 0.12 for place in places]
-        axis.plot(rows["point"], below, "o", color=colour, alpha=0.45, markersize=3.5, zorder=2)
+        below = np.array([place + 0.12 for place in places])
+        for void in (False, True):
+            of = (rows["verdict"] != "valid").to_numpy() == void
+            look_of = hollow_style(colour, "o") if void else {"marker": "o", "color": colour}
+            axis.plot(rows["point"][of], below[of], ls="", alpha=0.6, ms=3.5, zorder=2, **look_of)
 
 
 def _named_lines(axis: Axes, names: Sequence[str]) -> None:
@@ -212,7 +217,7 @@ def _cell_entries(cells: Sequence[tuple[str, int]], colours: Sequence[Any]) -> l
         for (workload, level), colour in zip(cells, colours, strict=True)
     ]
     small = Line2D([], [], color=MUTED, alpha=0.6, ms=3.5, label="one launch", **dot)
-    return [*entries, small]
+    return [*entries, small, void_entry()]
 
 
 def _agreement_caption(means: pd.DataFrame) -> str:
@@ -220,7 +225,8 @@ def _agreement_caption(means: pd.DataFrame) -> str:
         "What one instrument says over what another says, inside one launch. Engine: its own "
         "counters over the same requests. Bench: `vllm bench serve`, the same load once more with "
         "other prompts; level full: from when its level was first in flight until its last request "
-        "was sent, as the study's referee reads its file. Dots: geometric mean over launches; "
+        "was sent, as the study's referee reads its file. Dots: geometric mean over launches, of "
+        "valid windows only (void ones are hollow, and in no mean); "
         f"bars: {interval_words(means)}. An arrow marks a bar that leaves the axis."
     )
 

@@ -92,6 +92,9 @@ def second(part: Part, values: Values) -> str:
     for row in rows_of(means):
         key = f"{part.name}.agreement.{row.comparison}.{row.workload}.{row.level}"
         place = f"`{row.workload}`, level {values.count(f'{key}.level', row.level)}"
+        if not row.n:
+            lines.append(f"- {COMPARISONS[row.comparison]} ({place}): no valid window.")
+            continue
         lines.append(f"- {COMPARISONS[row.comparison]} ({place}): **{values.interval(key, row)}**")
     return "\n".join([*lines, "", *_reasons(part, values)])
 
