@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # so that it runs from anywhere, installed or not
 
 from study import paths  # noqa: E402
+from study.calibration import FILE, PREFIX  # noqa: E402
 from study.store import Attempt, Store  # noqa: E402
 
 ALL_ELSE_LIMIT = 0.10
@@ -40,6 +41,7 @@ def main() -> None:
     if not attempts:
         sys.exit("the last run must have measured something; all was on disk already.")
     parts = pd.DataFrame([_parts(one) for one in attempts]).sum()
+    parts["calibration"] = _calibration_s(began)
     parts["all else"] = total_s - parts.sum()
     table = pd.DataFrame({"seconds": parts, "share": parts / total_s}).rename_axis("part")
     table.to_csv(paths.DERIVED / "benchmark_time.csv")
@@ -62,8 +64,19 @@ def _parts(attempt: Attempt) -> dict[str, float]:
         "server starts": record.get("ready_s") or _refused_s(record),
         "warm-ups": sum(one["warm_s"] for one in windows),
         "windows": sum(one["load_s"] for one in windows),
+        "second instrument": sum(one["second"]["wall_s"] for one in windows if "second" in one),
         "server stops": record.get("stop_s") or 0.0,
     }
+
+
+def _calibration_s(began: datetime) -> float:
+    """How long the client was measured against the null server since then."""
+    spans = [
+        [datetime.fromisoformat(said[name]) for name in ("started_utc", "ended_utc")]
+        for path in paths.RAW.glob(f"{PREFIX}*/{FILE}")
+        for said in [json.loads(path.read_text())]
+    ]
+    return sum((end - start).total_seconds() for start, end in spans if end >= began)
 
 
 def _refused_s(record: Mapping[str, Any]) -> float:
