@@ -39,7 +39,7 @@ class CpuPlatform(Platform):
     @classmethod
     def get_attn_backend_cls(cls, selected_backend, attn_selector_config):
         if attn_selector_config.use_sparse:
-            raise NotImplementedError("no sparse attention here")
+            raise ValueError("no sparse attention here")
         chosen = AttentionBackendEnum.MLA if attn_selector_config.use_mla else (
             AttentionBackendEnum.PLAIN)
         if attn_selector_config.use_mla and torch.cuda.{rests_on}:
@@ -73,7 +73,7 @@ class PlainImpl(torch.nn.Module):
         if torch.distributed.is_initialized():
             self.rank = 1
         if kv_cache_dtype != "auto":
-            raise NotImplementedError("PlainImpl takes no " + kv_cache_dtype)
+            raise ValueError("PlainImpl takes no " + kv_cache_dtype)
 class MlaImpl(PlainImpl):
     def __init__(self, num_heads, head_size, kv_cache_dtype, **rest):
         super().__init__(num_heads, head_size, kv_cache_dtype, **rest)

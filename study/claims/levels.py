@@ -114,15 +114,12 @@ def saturation_short(claim: Claim, _: Published) -> Evidence:
     """What was in flight at the level and beyond, in the tables that show the plateau."""
     level = float(claim.stated)
     most = most_in_flight(SHORT, level)
-    return Evidence(
-        computed=(most,),
-        unit="requests in flight at most",
-        why=f"At nominal 500, 750 and 1,000 rate x p99 allows {most.low:.0f} to {most.high:.0f} in "
+    return _at_most(
+        most,
+        level,
+        f"At nominal 500, 750 and 1,000 rate x p99 allows {most.low:.0f} to {most.high:.0f} in "
         f"flight: one load three times, up to which throughput still rises by "
         f"{last_rise(SHORT):.0%}. {INFERRED}",
-        relation="at most",
-        missing=SETTLED_BY,
-        stated=nominal(level),
     )
 
 
@@ -130,12 +127,21 @@ def saturation_long(claim: Claim, _: Published) -> Evidence:
     """The same at the upper end and beyond, with 100 requests a level."""
     level = ends(claim.stated)[1].value
     most = most_in_flight(REPEATED, level)
+    return _at_most(
+        most,
+        level,
+        f"100 requests were made a level, so 100 to 1,000 are one load of at most "
+        f"{most.high:.0f}; from 50 up to it throughput still rises by {last_rise(REPEATED):.0%} "
+        f"or more. {INFERRED}",
+    )
+
+
+def _at_most(most: Number, level: float, why: str) -> Evidence:
+    """A bound on what was in flight, against the level that is stated."""
     return Evidence(
         computed=(most,),
         unit="requests in flight at most",
-        why=f"100 requests were made a level, so 100 to 1,000 are one load of at most "
-        f"{most.high:.0f}; from 50 up to it throughput still rises by {last_rise(REPEATED):.0%} "
-        f"or more. {INFERRED}",
+        why=why,
         relation="at most",
         missing=SETTLED_BY,
         stated=nominal(level),
@@ -146,12 +152,9 @@ def thousand_users(claim: Claim, _: Published) -> Evidence:
     """What was in flight at the nominal level of so many users."""
     level = float(claim.stated)
     most = most_in_flight((*SHORT, *REPEATED), level)
-    return Evidence(
-        computed=(most,),
-        unit="requests in flight at most",
-        why=f"At nominal 1,000 at most {most.high:.0f} were in flight ({most.low:.0f} with 100 "
+    return _at_most(
+        most,
+        level,
+        f"At nominal 1,000 at most {most.high:.0f} were in flight ({most.low:.0f} with 100 "
         f"requests a level): success is shown for that. {INFERRED}",
-        relation="at most",
-        missing=SETTLED_BY,
-        stated=nominal(level),
     )
