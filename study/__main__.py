@@ -137,7 +137,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _doctor(_options: argparse.Namespace) -> int:
-    from study import platform
+    from study import cores, platform
 
     machine, engine = platform.machine(), platform.engine()
     rows = {
@@ -146,7 +146,7 @@ def _doctor(_options: argparse.Namespace) -> int:
         "CPU": f"{machine.cpu}, {machine.cores} cores",
         "memory": f"{machine.memory_gib} GiB",
         "system": machine.system,
-        "client on": f"core {', '.join(map(str, platform.client_cpus()))}",
+        "client on": f"core {', '.join(map(str, cores.client()))}",
         **platform.packages(),
     }
     width = max(map(len, rows))

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
-from study import calibration, nullserver, plan, platform
+from study import calibration, cores, nullserver, plan
 from study.calibration import Calibration
 from study.client import Client, Load
 from study.errors import StudyError
@@ -46,8 +46,8 @@ def _measure(grid: Grid, setup: Mapping[str, Any], store: Store) -> None:
     partial = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=store.folder))
     try:
         began = now()
-        with Client(cpus=platform.client_cpus()) as client:
-            _loads(grid, client, platform.server_cpus(setup["engine"]["kind"]), partial)
+        with Client(cpus=cores.client()) as client:
+            _loads(grid, client, cores.api_server(setup["engine"]["kind"]), partial)
         budget, asked = calibration.budget(setup), calibration.asked(grid)
         content = {"budget": budget, "asked": asked, "started_utc": began, "ended_utc": now()}
         write_json(partial / calibration.FILE, content)

@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 import pandas as pd
 
-from study import platform, protocol, truth
+from study import cores, protocol, truth
 from study.client import Recording
 from study.gates.level import LEVEL_TOLERANCE
 from study.nullloads import RAMP, Grid, NullLoad
@@ -100,8 +100,8 @@ def budget(setup: Mapping[str, Any]) -> dict[str, Any]:
         "client": protocol.digest(CLIENT),
         "packages": {name: setup["packages"].get(name) for name in PACKAGES},
         "machine": json.loads(json.dumps(setup["machine"])),  # as it is read back
-        "client_cpus": platform.client_cpus(),
-        "server_cpus": platform.server_cpus(setup["engine"]["kind"]),
+        "client_cpus": cores.client(),
+        "server_cpus": cores.api_server(setup["engine"]["kind"]),
     }
 
 

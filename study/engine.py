@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from study import models, paths, weights
+from study import cores, models, paths, weights
 from study.experiment import STORAGE, Arm
 from study.models import Model
 
@@ -65,6 +65,7 @@ def environment() -> dict[str, str]:
         "VLLM_SERVER_DEV_MODE": "1",  # /server_info and /reset_prefix_cache
         "VLLM_LOGGING_COLOR": "0",
         "PYTHONUNBUFFERED": "1",
+        **cores.environment(),
     }
 
 
@@ -190,6 +191,15 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 def plain(log: str) -> str:
     """The log without colours, which a notebook's kernel asks every program for."""
     return COLOUR.sub("", log)
+
+
+CORE = re.compile(r"(?m)^\(EngineCore[^)]*pid=(\d+)\)")
+
+
+def core_pid(log: str) -> int | None:
+    """The process that schedules and, on one device, computes, as it signs its lines of the log."""
+    found = CORE.search(log)
+    return int(found[1]) if found else None
 
 
 # What an engine writes when it compiles, captures graphs or tunes kernels: vLLM ("Starting

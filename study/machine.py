@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from study import paths, platform
+from study import cores, paths, platform
 from study.errors import StudyError
 from study.hardware import Hardware
 from study.store import Store, now, write_json
@@ -72,7 +72,7 @@ def measure() -> Hardware:
 
 def _cores() -> list[int]:
     """The cores that the engine computes on."""
-    every, client = sorted(os.sched_getaffinity(0)), set(platform.client_cpus())
+    every, client = sorted(os.sched_getaffinity(0)), set(cores.client())
     return [core for core in every if core not in client] or every
 
 

@@ -48,8 +48,8 @@ class Pace:
         return latency_s * window.level / running
 
 
-# Measured with the small models on two cores of a server CPU, whose starts take 27 to 40 s.
-ON_A_CPU = Pace(31.0, 10.0, 0.9e-3, 0.35e-3, 0.06e-3, {"gqa": 28e-6, "mla": 90e-6}, 80e6, 30e9)
+# Measured with the small models on two cores of a server CPU, whose starts take 19 to 30 s.
+ON_A_CPU = Pace(21.0, 10.0, 0.7e-3, 0.3e-3, 0.06e-3, {"gqa": 28e-6, "mla": 60e-6}, 80e6, 30e9)
 # A guess from published figures for a model of 1e9 parameters; the budget corrects it as it goes.
 ON_A_GPU = Pace(60.0, 60.0, 1e-3, 0.15e-3, 0.5e-6, {"gqa": 0.5e-6, "mla": 0.5e-6}, 1e9, 2e12)
 

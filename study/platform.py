@@ -1,4 +1,4 @@
-"""What machine this is, what engine is on it, and who may use which core."""
+"""What machine this is and what engine is on it."""
 
 from __future__ import annotations
 
@@ -134,23 +134,3 @@ def packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def client_cpus() -> list[int]:
-    """Cores for the load generator: away from the first, to which the CPU engine binds its worker.
-
-    On two cores the client shares the second with the engine's API server; on a GPU node
-    there is room, and it gets the last one to itself.
-    """
-    cpus = sorted(os.sched_getaffinity(0))
-    return cpus[-1:] if len(cpus) > 1 else cpus
-
-
-def server_cpus(kind: Kind) -> list[int]:
-    """Cores of what stands between engine and client, for a server that takes its place.
-
-    A CPU engine's workers fill all cores but the last, so its API server shares that one with
-    the client. Where there is a GPU, the API server has the other cores.
-    """
-    cpus, own = sorted(os.sched_getaffinity(0)), client_cpus()
-    return own if kind == "cpu" else [one for one in cpus if one not in own] or own

@@ -12,14 +12,15 @@ from collections.abc import Sequence
 
 from study import paths
 
-VERSION = 3
-DIGEST = "e683684256d2b87c"
+VERSION = 4
+DIGEST = "4735f5a699dabe63"
 
 # The modules between an arm and its raw data.
 MEASURING = (
     "accelerators",
     "client",
     "connection",
+    "cores",
     "counters",
     "drive",
     "engine",

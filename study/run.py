@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from study import engine, frames, outputs, paths, plan, platform, standing
+from study import cores, engine, frames, outputs, paths, plan, standing
 from study.budget import Budget
 from study.client import Client
 from study.errors import StudyError
@@ -44,7 +44,7 @@ def run_experiment(
         print("no time is left for it: the budget is spent", file=say, flush=True)
         return launches
     progress = Progress(missing, out)
-    with store.measuring(), Client(cpus=platform.client_cpus()) as client:
+    with store.measuring(), Client(cpus=cores.client()) as client:
         for number, launch in enumerate(missing, start=1):
             progress.launch(launch, number, experiment.launches)
             _try(launch, launches, store, client, progress, budget)
@@ -111,7 +111,8 @@ def _measure(
             in_force = engine.in_force(
                 server.metrics(), server.get("/server_info")[1], server.log_text()
             )
-            writer.update(ready_s=server.ready_s, in_force=in_force)
+            bound = cores.bind(server.pid, engine.core_pid(server.log_text()))
+            writer.update(ready_s=server.ready_s, in_force=in_force, cores=bound)
             longest = int(arm.flags["max_model_len"])
             said = outputs.capture(server, arm.model, longest, arm.output_passes)
             write_json(writer.folder / "outputs.json", said)

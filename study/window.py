@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study import platform, prompt_files, second
+from study import cores, prompt_files, second
 from study.client import Client, Load, Recording
 from study.counters import Sampler, idle_counters
 from study.errors import StudyError
@@ -65,7 +65,7 @@ class Session:
             "wall_s": time.monotonic() - began,
         }
         if window.second:
-            cpus = self.client.cpus or platform.client_cpus()
+            cpus = self.client.cpus or cores.client()
             sent = len(recording.requests)
             content["second"] = second.measure(self.launch, index, self.server, sent, cpus, folder)
         write_json(folder / "window.json", content)

@@ -70,7 +70,7 @@ def test_the_command_is_a_list_on_loopback_without_network() -> None:
     assert "--host 127.0.0.1 --port 1234 --seed 7 --load-format dummy" in words
     assert "--trust-remote-code" in words
     assert command.environment["HF_HUB_OFFLINE"] == "1"
-    assert command.environment["VLLM_CPU_KVCACHE_SPACE"] == "2"
+    assert command.environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
     assert "VLLM_API_KEY" not in command.as_shell()
 
 

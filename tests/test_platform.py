@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from study import platform, profiles
+from study import cores, platform, profiles
 from study.errors import StudyError
 
 
@@ -34,8 +34,8 @@ def test_this_machine_is_described() -> None:
     assert machine.cores >= 1
     assert machine.memory_gib >= 1
     assert machine.cpu
-    assert set(platform.client_cpus()) <= set(range(4096))
-    assert len(platform.client_cpus()) == 1
+    assert set(cores.client()) <= set(range(4096))
+    assert len(cores.client()) == 1
 
 
 def test_a_missing_engine_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,7 +77,7 @@ class Loaded(Serving):
         validate_default=True,
         description="name:input/output tokens, or name:@prompts.jsonl/output",
     )
-    kv_cache_gib: int = Field(default=2, ge=1, le=1024, description="cache size (CPU engine)")
+    kv_cache_gib: int = Field(default=1, ge=1, le=1024, description="cache size (CPU engine)")
     steady_s: float = Field(default=2.5, gt=0, le=3600, description="shortest steady part")
 
     @property

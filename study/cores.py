@@ -1,0 +1,79 @@
+"""Who may use which core: the CPU engine's worker, what stands around it, and the client.
+
+A CPU engine's worker computes on all cores but the last, to which the API server and the client
+are kept. Of two cores that leaves the worker one, and the engine's own layout suits it badly: its
+scheduler is a process that spins while it waits for the worker, now on the worker's core and now
+on the client's, and rates wander by 10 % within a launch. There, scheduler and worker are made
+one process, as they are on a single GPU, and kept to the first core. The engine refuses that
+layout by default because it could not bind a worker's threads; a single thread needs no binding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+import psutil
+
+from study import platform
+from study.platform import Kind
+
+Cores = list[int]
+
+ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
+
+
+def client() -> Cores:
+    """Cores for the load generator: the last one.
+
+    On two cores it shares that with the engine's API server; on a GPU node there is room, and it
+    gets it to itself.
+    """
+    return _all()[-1:]
+
+
+def api_server(kind: Kind) -> Cores:
+    """Cores of what stands between engine and client, or takes its place."""
+    rest = _all()[:-1]
+    return client() if kind == "cpu" or not rest else rest
+
+
+def environment() -> dict[str, str]:
+    """What makes scheduler and worker one process, where the worker has a single core."""
+    return dict(ONE_PROCESS) if _single() else {}
+
+
+def bind(server: int | None, engine_core: int | None) -> dict[str, Cores]:
+    """Keep the processes of such a server to their cores; return who was kept where.
+
+    `server`: the process that started all others of it; `engine_core`: the one that computes.
+    Elsewhere, or where either is not known, everything stays where the engine put it.
+    """
+    if server is None or engine_core is None or not _single():
+        return {}
+    around = _family(server) - {engine_core}
+    for pid, cores in {engine_core: _all()[:1], **dict.fromkeys(around, client())}.items():
+        _keep(pid, cores)
+    return {"engine core": _all()[:1], "API server and client": client()}
+
+
+def _all() -> Cores:
+    return sorted(os.sched_getaffinity(0))
+
+
+def _single() -> bool:
+    return platform.engine().kind == "cpu" and len(_all()) <= 2
+
+
+def _family(pid: int) -> set[int]:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
+    return set()
+
+
+def _keep(pid: int, cores: Cores) -> None:
+    """Every thread of a process, for each has an affinity of its own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for thread in psutil.Process(pid).threads():
+            with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+                os.sched_setaffinity(thread.id, cores)
