@@ -38,9 +38,14 @@ def api_server(kind: Kind) -> Cores:
     return client() if kind == "cpu" or not rest else rest
 
 
+def single(kind: Kind, count: int) -> bool:
+    """Whether so many cores leave the worker of such an engine just one."""
+    return kind == "cpu" and count <= 2
+
+
 def environment() -> dict[str, str]:
     """What makes scheduler and worker one process, where the worker has a single core."""
-    return dict(ONE_PROCESS) if _single() else {}
+    return dict(ONE_PROCESS) if _here() else {}
 
 
 def bind(server: int | None, engine_core: int | None) -> dict[str, Cores]:
@@ -49,7 +54,7 @@ def bind(server: int | None, engine_core: int | None) -> dict[str, Cores]:
     `server`: the process that started all others of it; `engine_core`: the one that computes.
     Elsewhere, or where either is not known, everything stays where the engine put it.
     """
-    if server is None or engine_core is None or not _single():
+    if server is None or engine_core is None or not _here():
         return {}
     around = _family(server) - {engine_core}
     for pid, cores in {engine_core: _all()[:1], **dict.fromkeys(around, client())}.items():
@@ -61,8 +66,8 @@ def _all() -> Cores:
     return sorted(os.sched_getaffinity(0))
 
 
-def _single() -> bool:
-    return platform.engine().kind == "cpu" and len(_all()) <= 2
+def _here() -> bool:
+    return single(platform.engine().kind, len(_all()))
 
 
 def _family(pid: int) -> set[int]:

