@@ -7,16 +7,20 @@ Where there is no tool, or it answers otherwise than is known here, all is NaN.
 from __future__ import annotations
 
 import json
+import math
+import os
+import re
 import shutil
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 COLUMNS = ("gpu_clock_mhz", "gpu_celsius", "gpu_watt", "gpu_throttled")
 NOTHING: Mapping[str, float] = dict.fromkeys(COLUMNS, float("nan"))
 ANSWER_S = 10.0
+ASK_S = 2.0  # a tool takes CPU time of its own: AMD's is a Python program
 
 # Bits of NVML's reasons to lower a clock (nvml.h) that are no wish of the user: hardware slowdown,
 # heat by software and by hardware, power brake. A power cap (4) is how a full GPU runs.
@@ -67,10 +71,13 @@ class Gpus:
     parse: Callable[[str], dict[str, float]]
     _latest: Mapping[str, float] | None = None
     _asking: threading.Thread | None = None
+    _asked_s: float = -math.inf
 
     def look(self) -> Mapping[str, float]:
-        """The latest answer, at most about a second old while one looks on."""
-        if self.command and (self._asking is None or not self._asking.is_alive()):
+        """The latest answer, about two seconds old at most while one looks on."""
+        is_asking = self._asking is not None and self._asking.is_alive()
+        if self.command and not is_asking and time.monotonic() - self._asked_s >= ASK_S:
+            self._asked_s = time.monotonic()
             self._asking = threading.Thread(target=self._ask, daemon=True)
             self._asking.start()
             if self._latest is None:
@@ -87,13 +94,29 @@ class Gpus:
             self._latest = NOTHING
 
 
-@cache
 def tool() -> tuple[tuple[str, ...], Callable[[str], dict[str, float]]]:
-    """The tool of this machine's GPUs and how its answer is read; no command without one."""
-    for command, parse in ((NVIDIA, nvidia), (AMD, amd)):
-        if shutil.which(command[0]):
-            return command, parse
+    """How the GPUs that may be used here are asked, and how the answer is read; no command
+    without a tool."""
+    if shutil.which(NVIDIA[0]):
+        numbers = visible("CUDA_VISIBLE_DEVICES")
+        return (*NVIDIA, *(["-i", ",".join(numbers)] if numbers else [])), nvidia
+    if shutil.which(AMD[0]):
+        numbers = visible("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+        return (*AMD, *(["-d", *numbers] if numbers else [])), amd
     return (), nvidia
+
+
+def visible(*variables: str) -> list[str]:
+    """The numbers to which these variables restrict the GPUs, each those of the one before.
+
+    Empty where none does, or otherwise than by numbers.
+    """
+    found: list[str] = []
+    for said in (os.environ.get(name, "") for name in variables):
+        if re.fullmatch(r"\d+(,\d+)*", said):
+            chosen = said.split(",")
+            found = [found[int(n)] for n in chosen if int(n) < len(found)] if found else chosen
+    return found
 
 
 def find() -> Gpus:

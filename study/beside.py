@@ -63,6 +63,8 @@ def bound_respected(seen: pd.DataFrame, hardware: Hardware | None) -> Judgement:
 
     if hardware is None:
         return judge("cannot judge", math.nan, "This machine's bandwidth was not measured.")
+    if seen.empty:
+        return judge("cannot judge", math.nan, "No window was measured.")
     valid = seen[(seen["verdict"] == "valid") & seen["share"].notna()]
     if valid.empty:
         return judge("cannot judge", math.nan, "No valid window has a bound.")

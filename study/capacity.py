@@ -162,10 +162,10 @@ def topology(
         return None
     per_token = theory.kv_bytes_per_token(model, tensor_parallel=each if tensor else 1)
     # With tensor parallelism every device holds (its share of) every token; with data-parallel
-    # attention each holds tokens of its own.
-    tokens = int(room // per_token) * (1 if tensor else each)
-    requests = tokens // context_tokens
-    return Topology(kind, each, devices // each, held, per_token, tokens, requests)
+    # attention each holds whole requests of its own.
+    tokens, ranks = int(room // per_token), 1 if tensor else each
+    requests = tokens // context_tokens * ranks
+    return Topology(kind, each, devices // each, held, per_token, tokens * ranks, requests)
 
 
 def topologies(

@@ -9,7 +9,7 @@ that lack an arm make the correlations unequal.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -103,7 +103,7 @@ def against(
     `frame` has one row per arm and block (columns `factor`, `block`, `value`; NaN is left out).
     The residual variance is that of `additive`, from these arms. With several `families` (other
     levels, other models) the share of error is split over them too. An arm without a value, or
-    that no block connects with the baseline, has NaN. Errors as in `additive`.
+    that shares no block with the baseline, has NaN. Errors as in `additive`.
     """
     wanted = frame[frame[factor].isin([baseline, *treatments])]
     model = additive(wanted, value, factor=factor, block=block)
@@ -132,9 +132,14 @@ def simultaneous(
     confidence: float = CONFIDENCE,
 ) -> Simultaneous:
     """Differences from the baseline in a fit, and how far the limits of all of them reach."""
-    estimates = {one: model.difference(one, baseline) for one in treatments}
+    estimates = {one: _inside_blocks(model.difference(one, baseline)) for one in treatments}
     largest = Largest(model.degrees, _correlation(model, estimates, baseline))
     return Simultaneous(estimates, largest, largest.quantile(1 - (1 - confidence) / families))
+
+
+def _inside_blocks(said: Estimate) -> Estimate:
+    """Two arms that share no block are not compared, even where a third one connects them."""
+    return said if said.n else replace(said, value=np.nan, error=np.nan)
 
 
 def _correlation(model: Additive, estimates: Mapping[str, Estimate], baseline: str) -> Correlation:

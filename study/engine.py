@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,6 +70,24 @@ def environment() -> dict[str, str]:
     }
 
 
+# Variables that engines, their libraries and drivers are steered by, and what none may tell.
+STEERING = re.compile(r"(?:VLLM|AITER|HIP|ROCR|HSA|CUDA|NCCL|RCCL|OMP)_|(?:PY)?TORCH|LD_PRELOAD$")
+SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)$")
+
+
+def inherited() -> dict[str, str]:
+    """What a server takes over from whoever starts the study, as far as it could change a result.
+
+    Without secrets, and without what every server is given in its place.
+    """
+    own = environment()
+    return {
+        name: value
+        for name, value in sorted(os.environ.items())
+        if STEERING.match(name) and not SECRET.search(name) and name not in own
+    }
+
+
 def compile_cache() -> dict[str, int]:
     """Files in the engine's compile cache: a first compilation starts slower than a second."""
     files = [path for path in (paths.CACHE / "vllm").rglob("*") if path.is_file()]
@@ -107,7 +126,11 @@ LABEL = re.compile(r'(\w+)="([^"]*)"')
 # The engine names the parts it chose only in its log.
 LOGGED = {
     "model_class": r"Resolved architecture: (\w+)",
-    "attention_backend": r"Using (\w*(?:ATTN|MLA|FLASH|FLASHINFER)\w*) (?:attention )?backend",
+    "attention_backend": (
+        r"(?:Using (?:AttentionBackendEnum\.)?|Overriding with )"
+        r"((?:\w+ ){0,2}\w*(?:ATTN|ATTENTION|Attention|MLA|FLASH|SDPA|AITER_FA)\w*)"
+        r" (?:(?:attention )?backend|out of potential backends)(?! for ViT)"
+    ),
     "moe_backend": r"Using (.+?) MoE backend",
     "cache_layout": r"Using (\w+) KV cache layout",
     "kv_connector": r"Creating v1 connector with name: (\w+)",
@@ -125,7 +148,12 @@ RESOLVED = {
     "tensor_parallel": r"tensor_parallel_size=(\d+)",
 }
 
-# Switches that the engine takes from its environment, as its own page reports them.
+# What is in a log only where AITER's kernels are: a module that is loaded (but for those that its
+# mere import loads), or a kernel that was chosen.
+AITER = re.compile(r"\[aiter\] import \[module_(?!aiter_)|\bSelected Aiter")
+
+# Switches that the engine takes from its environment, as its own page reports them: what was asked
+# for. Where AITER cannot be imported its switch stays on, and the engine goes on without it.
 SWITCHES = re.compile(r'"(VLLM_ROCM_USE_AITER\w*|VLLM_CPU_ATTN_SPLIT_KV)": ?(true|false)')
 
 
@@ -138,6 +166,9 @@ def in_force(metrics: str, server_info: str, log: str) -> dict[str, str | None]:
     found |= {name: _first(pattern, server_info) for name, pattern in RESOLVED.items()}
     found |= {name: said.capitalize() for name, said in SWITCHES.findall(server_info)}
     found["max_num_seqs"] = _first(r"['\"]?max_num_seqs['\"]?[=:] ?(\d+)", server_info + log)
+    chosen = f"{found['attention_backend']} {found['moe_backend']}"
+    if "aiter" in chosen.lower() or AITER.search(log):
+        found["aiter"] = "used"
     return found | _cache(metrics)
 
 
@@ -172,6 +203,9 @@ REFUSALS = ("ValueError", "NotImplementedError", "AssertionError", "ValidationEr
 
 # And a plain exception is one when it says so.
 REFUSING = re.compile(r"not supported|only supported|unsupported|not.implemented", re.IGNORECASE)
+
+# These are no answer to what was asked: another process had the GPU's memory at that moment.
+PASSING = re.compile(r"Free memory on device|Error in memory profiling")
 
 # These only say that something else, further up, went wrong.
 ECHOES = re.compile(
@@ -232,7 +266,8 @@ def reason(log: str) -> Reason:
         return Reason((found or lines or ["it said nothing"])[-1], refused=False)
     cause = causes[0]
     kind = cause.partition(":")[0].rpartition(".")[2]
-    refused = kind.endswith(REFUSALS) or (kind == "Exception" and bool(REFUSING.search(cause)))
+    says_no = kind.endswith(REFUSALS) or (kind == "Exception" and REFUSING.search(cause))
+    refused = bool(says_no) and not PASSING.search(cause)
     return Reason(_with_detail(cause, log), refused)
 
 

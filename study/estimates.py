@@ -1,8 +1,8 @@
 """What the figures, tables and sentences of an experiment say: estimates as tidy frames.
 
 Each is a pure function of what was found (`Frames`). Cells that were asked for but could not be
-measured stay, with NaN: a gap is shown, not skipped. Intervals of several cells of one metric
-are Bonferroni's over all cells asked for, void ones too, so that the family is fixed beforehand.
+measured stay, with NaN: a gap is shown, not skipped. Intervals of several ratios of one metric
+are Bonferroni's over all cells of which some launch has a window, void or not.
 """
 
 from __future__ import annotations
@@ -311,33 +311,37 @@ def layer_costs(found: Frames, metric: str) -> pd.DataFrame:
     left is one layer, attention and feed-forward together. One row per model, workload and level
     measured at both depths: the two most distant ones. Empty when only one depth was asked for.
     """
-    known = arms(found)
+    values, asked = launch_values(found, metric), list(_slopes(found))
     rows = []
-    values = launch_values(found, metric)
-    for model, group in known.groupby("model", sort=False):
-        shallow, deep = group.iloc[group["layers"].argmin()], group.iloc[group["layers"].argmax()]
+    for shallow, deep, cell in asked:
         between = int(deep["layers"] - shallow["layers"])
-        common = set(_cells(found, shallow["layers"])) & set(_cells(found, deep["layers"]))
-        for cell in _cells(found, shallow["layers"]) if between else []:
-            if cell not in common:
-                continue
-            weights = {str(deep["arm"]): 1 / between, str(shallow["arm"]): -1 / between}
-            said = stats.contrast(at(values, cell), "value", weights, log=False)
-            rows.append(
-                {
-                    **{name: shallow[name] for name in ("attention", "feed_forward")},
-                    "model": model,
-                    "shallow_layers": int(shallow["layers"]),
-                    "deep_layers": int(deep["layers"]),
-                    "workload": cell[0],
-                    "level": cell[1],
-                    "metric": metric,
-                    **as_columns(said.effect),
-                    "dropped": said.dropped,
-                }
-            )
+        weights = {str(deep["arm"]): 1 / between, str(shallow["arm"]): -1 / between}
+        here = at(values, cell)
+        said = stats.contrast(here, "value", weights, log=False, comparisons=len(asked))
+        rows.append(
+            {
+                **{name: shallow[name] for name in ("attention", "feed_forward", "model")},
+                "shallow_layers": int(shallow["layers"]),
+                "deep_layers": int(deep["layers"]),
+                "workload": cell[0],
+                "level": cell[1],
+                "metric": metric,
+                **as_columns(said.effect),
+                "dropped": said.dropped,
+            }
+        )
     names = ["attention", "feed_forward", "model", "shallow_layers", "deep_layers", "workload"]
     return pd.DataFrame(rows, columns=[*names, "level", "metric", *INTERVAL, "dropped"])
+
+
+def _slopes(found: Frames) -> Iterator[tuple[pd.Series, pd.Series, Cell]]:
+    """The shallowest and the deepest arm of each model, with every cell that both have seen."""
+    for _, group in arms(found).groupby("model", sort=False):
+        shallow, deep = group.iloc[group["layers"].argmin()], group.iloc[group["layers"].argmax()]
+        common = _cells(found, deep["layers"]) if deep["layers"] > shallow["layers"] else []
+        for cell in _cells(found, shallow["layers"]):
+            if cell in common:
+                yield shallow, deep, cell
 
 
 # --- arms, and what the engine says of them -------------------------------------------------------

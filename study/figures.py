@@ -200,22 +200,25 @@ def estimate_caption(frame: pd.DataFrame) -> str:
     if len(void):
         windows = void.drop_duplicates(["launch", "workload", "level"])
         undrawable = windows["point"].isna().sum()
-        text += f" Hollow: {len(windows)} void windows, one point each, in no estimate"
+        text += f" Hollow: void windows ({len(windows)}), one point each, in no estimate"
         text += f" ({undrawable} of them gave no value to draw)." if undrawable else "."
     return text
 
 
 def interval_words(rows: pd.DataFrame, unit: str = "launches") -> str:
-    """'95 % t interval ..., n = 2 to 3 launches', as `Interval.label` says it; n = 1 has none."""
-    first, n = rows.iloc[0], rows["n"].astype(int)
+    """'95 % t interval ..., n = 2 to 3 launches', as `Interval.label` says it, and who has none."""
+    n, without = rows["n"].astype(int), rows["low"].isna()
     least, most = n.min(), n.max()
-    interval = stats.Interval("", 0, 0, 0, first["confidence"], first["method"], int(most), unit)
+    methods = " or ".join(
+        dict.fromkeys(rows["method"] if without.all() else rows["method"][~without])
+    )
+    interval = stats.Interval("", 0, 0, 0, rows["confidence"].iloc[0], methods, int(most), unit)
     label = interval.label()
     if least != most:
         label = label.replace(f"n = {most}", f"n = {least} to {most}")
-    if most == 1:
+    if most == 1 and without.all():
         return f"none, since a single {SINGULAR[unit]} carries no interval (n = 1)"
-    return label + ("; where n = 1 there is none" if least == 1 else "")
+    return label + ("; where n = 1 there is none" if (without & (n == 1)).any() else "")
 
 
 # --- comparisons ----------------------------------------------------------------------------------

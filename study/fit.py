@@ -113,10 +113,16 @@ def _laid(
     one: Topology, model: Model, device: Hardware, size: Weights, context: int, concurrency: int
 ) -> Laid:
     """Requests are spread evenly over replicas (and, where attention is data parallel, over
-    their devices), so the fullest has as many as the even share rounded up."""
+    their devices). Replicas decode each at their own pace; the devices of one keep step, with the
+    fullest, which has as many requests as the even share rounded up."""
     tensor, expert = (one.devices, 1) if one.kind == "tensor" else (1, one.devices)
-    batch = -(-concurrency // (one.replicas * expert))
-    step = bounds.decode_step(model, size, batch, context, tensor, expert_parallel=expert)
+
+    def tok_s(requests: int) -> float:
+        batch = -(-requests // expert)
+        step = bounds.decode_step(model, size, batch, context, tensor, expert_parallel=expert)
+        return requests / step.seconds(device, size.format)
+
+    share, more = divmod(concurrency, one.replicas)  # so many replicas have one request more
     return Laid(
         kind=one.kind,
         devices=one.devices,
@@ -125,7 +131,7 @@ def _laid(
         kv_bytes_per_token_per_device=one.kv_bytes_per_token,
         kv_tokens=one.kv_tokens,
         requests=one.requests,
-        decode_tok_s=concurrency / step.seconds(device, size.format),
+        decode_tok_s=more * tok_s(share + 1) + (one.replicas - more) * tok_s(share),
         ttft_s=bounds.prefill_s(model, size, device, context, tensor, expert_parallel=expert),
     )
 

@@ -59,6 +59,19 @@ class Frames:
             judgements=self.judgements[~self.judgements["searched"]],
         )
 
+    def unproven(self) -> pd.DataFrame:
+        """Valid windows that a gate of scope window could not judge; `gates` lists which."""
+        if self.windows.empty:
+            return self.windows.assign(gates=[])
+        valid = self.windows[self.windows["verdict"] == "valid"]
+        judged = self.judgements[self.judgements["scope"] == "window"]
+        unsure = judged[judged["verdict"] == "cannot judge"]
+        if unsure.empty:
+            return valid.iloc[:0].assign(gates=[])
+        cell = ["launch", "workload", "level"]
+        gates = unsure.groupby(cell)["gate"].agg(list).rename("gates").reset_index()
+        return valid.merge(gates, on=cell)
+
 
 def read(launches: Sequence[Launch], store: Store | None = None) -> Frames:
     """Read the launches from the store; only a launch that ended counts, with its best try."""

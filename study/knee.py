@@ -74,7 +74,8 @@ def knee(
     out and levels may repeat. The level is found on a fine grid over the tested range, so it need
     not be a tested one. The model is the one named by `model` ("Gunther's law", "capped law" or
     "two lines"), or that with the smallest AICc; below 9 windows, too few to tell their own noise,
-    AIC with a noise of 3 % a window. Below 4 distinct levels nothing is judged.
+    squares over a noise of 3 % a window, and 6 more for each parameter. Below 4 distinct levels
+    nothing is judged.
 
     StudyError for lengths that differ, a level below 1, a throughput that is not positive and
     finite, a share outside of 0 to 1, or an unknown model.
@@ -196,10 +197,11 @@ def _fit(level: Floats, rate: Floats, model: str | None) -> Model:
 
 
 def _badness(fit: Model, level: Floats, rate: Floats) -> float:
-    """AICc (Hurvich & Tsai, Biometrika 76, 1989), or AIC with a known noise where n is small.
+    """AICc (Hurvich & Tsai, Biometrika 76, 1989), or with a known noise where n is small.
 
     AICc of two lines needs 7 windows to exist, and 9 to be within reach. Below that a variance
-    estimated beside the parameters says nothing, so the noise of a window is taken as `NOISE`.
+    estimated beside the parameters says nothing, so the noise of a window is taken as `NOISE`, and
+    a further parameter must be worth `SURE`: more than the 2 of AIC, for so few windows.
     """
     n, k = level.size, fit.parameters + 1  # and the variance
     squares = squares_left(fit, level, rate)

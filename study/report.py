@@ -88,7 +88,7 @@ def read(profile: Profile, store: Store | None = None) -> Study:
 
 def summary(study: Study) -> list[Shown]:
     """What was found, with intervals, and how far it can be trusted."""
-    shown: list[Shown] = []
+    shown: list[Shown] = [Text(f"> {first(study)}")]
     for part in (*study.asked, *study.told_in(PHYSICS), *study.told_in(INSTRUMENT)):
         shown.append(Text(f"### {part.experiment.question}"))
         shown += CHAPTERS[part.notebook].summary(part, study.values)
@@ -100,8 +100,22 @@ def summary(study: Study) -> list[Shown]:
     return shown
 
 
+def first(study: Study) -> str:
+    """What a reader must know before any number: the profile, the machine, and what is valid."""
+    profile = study.values.label("profile", f"Profile `{study.profile}`: {study.description}")
+    launches = [launch for part in study.own for launch in part.launches]
+    if not launches:
+        return f"{profile} Nothing was asked of a server."
+    machine = launches[0].setup["machine"]
+    where = ", ".join(machine["gpus"]) or "a machine without GPU"
+    text = f"{profile} Run on {study.values.label('where', where)}. "
+    if not machine["gpus"]:
+        text += "Its speeds are those of small made-up models on a CPU: choose no server by them. "
+    return text + belief.verdicts(belief.together(study.own), study.values)
+
+
 def setting(study: Study) -> list[Shown]:
-    """Profile, engine and machine in a sentence, and the models of all experiments."""
+    """Engine and machine in a sentence, and the models of all experiments."""
     launches = [launch for part in study.own for launch in part.launches]
     if not launches:
         return [Text("Nothing was asked for.")]
@@ -113,7 +127,6 @@ def setting(study: Study) -> list[Shown]:
     where = values.label("machine", f"{gpus}, {machine['cpu']}")
     what = values.label("engine", f"{engine['package']} {engine['version']}")
     text = (
-        f"Profile `{study.profile}`: {values.label('profile', study.description)} "
         f"Engine: **{what}** ({engine['kind']}). Machine: {where}, {count} cores, "
         f"{memory} GiB of memory."
     )
@@ -139,7 +152,7 @@ def believed(study: Study) -> list[Shown]:
     """What the gates say of all windows; what the instrument adds, and who agrees with it."""
     shown: list[Shown] = [Text("### Verdicts"), *belief.results(study.own, study.values)]
     for part in study.told_in(INSTRUMENT):
-        shown += [_title(part), *CHAPTERS[part.notebook].results(part, study.values)]
+        shown += _told(part, study)
     return shown
 
 
@@ -162,7 +175,7 @@ def results(study: Study) -> list[Shown]:
     """Figures and tables of every experiment."""
     shown: list[Shown] = []
     for part in study.asked:
-        shown += [_title(part), *CHAPTERS[part.notebook].results(part, study.values)]
+        shown += _told(part, study)
     return shown
 
 
@@ -170,7 +183,7 @@ def physics(study: Study) -> list[Shown]:
     """What memory and arithmetic allow, and every arm beside it."""
     shown: list[Shown] = []
     for part in study.told_in(PHYSICS):
-        shown += [_title(part), *CHAPTERS[part.notebook].results(part, study.values)]
+        shown += _told(part, study)
     return [*shown, Text("### Every arm beside its bound"), _bounds(study)]
 
 
@@ -221,6 +234,19 @@ def appendix(study: Study) -> list[Shown]:
     if study.analyses:
         shown += [Text("### Results of others, judged"), *others.appendix(study.values)]
     return shown
+
+
+def _told(part: Part, study: Study) -> list[Shown]:
+    """The results of a chapter under its title; why there is none of something is said once."""
+    shown: list[Shown] = [_title(part)]
+    for one in CHAPTERS[part.notebook].results(part, study.values):
+        if _words(one) != _words(shown[-1]):
+            shown.append(one)
+    return shown
+
+
+def _words(shown: Shown) -> str:
+    return shown.text if isinstance(shown, Text) else shown.caption
 
 
 def _title(part: Part) -> Text:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import tempfile
 import time
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
+
+import psutil
 
 from study import cores, engine, frames, outputs, paths, plan, standing
 from study.budget import Budget
@@ -22,6 +25,9 @@ from study.search import Search, Seen
 from study.server import Server, ServerError, free_port
 from study.store import LaunchWriter, Store, write_json
 from study.window import Session
+
+SERVER_INFO_S = 120.0  # the engine asks the whole machine for its versions before it answers
+STORED = "kv-"  # how the folders begin in which an engine keeps KV cache
 
 
 def run_experiment(
@@ -40,7 +46,7 @@ def run_experiment(
         print(f"{experiment.name}: all {len(launches)} launches are on disk", file=say, flush=True)
         return launches
     print(f"{experiment.name}: {plan.cost(missing)} to measure", file=say, flush=True)
-    if not budget.allows(missing[0]):
+    if not any(map(budget.allows, missing)):
         print("no time is left for it: the budget is spent", file=say, flush=True)
         return launches
     progress = Progress(missing, out)
@@ -67,10 +73,22 @@ def _try(
             return
         tries += 1
         progress.say("starting the server")
+        _revive(client)
         with budget.learning(launch):
             run_launch(launch, store, client, progress, budget.ordering)
     if not tries:
         progress.skipped(launch, "settled by the engine's answer in an earlier block")
+
+
+def _revive(client: Client) -> None:
+    """Start a client again that died in an earlier launch, for want of memory say."""
+    try:
+        died = psutil.Process(client.pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        died = True
+    if died:
+        client.__exit__(None, None, None)
+        client.__enter__()
 
 
 def run_launch(
@@ -109,7 +127,9 @@ def _measure(
         writer.update(command=command.as_shell(), compile_cache=engine.compile_cache())
         with Server(command, name, port, writer.log) as server, _interruption_noted(writer):
             in_force = engine.in_force(
-                server.metrics(), server.get("/server_info")[1], server.log_text()
+                server.metrics(),
+                server.require("GET", "/server_info", SERVER_INFO_S)[1],
+                server.log_text(),
             )
             bound = cores.bind(server.pid, engine.core_pid(server.log_text()))
             writer.update(ready_s=server.ready_s, in_force=in_force, cores=bound)
@@ -156,7 +176,9 @@ def _storage(arm: Arm) -> Iterator[Path | None]:
         yield None
         return
     paths.CACHE.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="kv-", dir=paths.CACHE) as folder:
+    for left in paths.CACHE.glob(f"{STORED}*"):  # by a run that was killed; no other one runs now
+        shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=STORED, dir=paths.CACHE) as folder:
         yield Path(folder)
 
 

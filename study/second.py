@@ -97,8 +97,9 @@ def environment(api_key: str = "") -> dict[str, str]:
     """What the tool needs to find this package, and the server to know it."""
     package = str(Path(__file__).resolve().parents[1])
     paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
+    own = {"PYTHONPATH": paths, "no_proxy": "*"}  # the server is on this machine
     key = {"OPENAI_API_KEY": api_key} if api_key else {}
-    return {**os.environ, **engine.environment(), "PYTHONPATH": paths, **key}
+    return {**os.environ, **engine.environment(), **own, **key}
 
 
 def cpu_s(said: str) -> float:

@@ -82,16 +82,27 @@ def _lead_attention(name: str, found: Frames, values: Values) -> str:
     said = []
     for row in rows_of(main):
         key = f"{name}.lead.{row.workload}"
-        bases = pairs.loc[pairs["workload"] == row.workload, "baseline_point"].dropna()
-        gqa = [values.number(f"{key}.gqa_tok_s.{at}", base) for at, base in enumerate(bases)]
+        of_workload = pairs[(pairs["workload"] == row.workload) & (pairs["n"] > 0)]
+        both = [_both(f"{key}.{pair.feed_forward}", pair, values) for pair in rows_of(of_workload)]
         ratio = values.interval(f"{key}.mla_over_gqa", row)
-        said.append(f"**{ratio}** times GQA's on `{row.workload}` (GQA: {' and '.join(gqa)} tok/s)")
+        said.append(f"**{ratio}** times GQA's on `{row.workload}` ({', '.join(both)} tok/s)")
     level = values.count(f"{name}.lead.level", int(main["level"].iloc[0]))
     return (
         f"At {level} requests in flight, MLA's output throughput is {', and '.join(said)}, "
-        "taken over dense layers and mixtures."
+        f"taken over dense layers and mixtures{_one_block(main)}."
         + "".join(f" On `{workload}` no block is complete." for workload in missing)
     )
+
+
+def _both(key: str, pair: Any, values: Values) -> str:
+    mla = values.number(f"{key}.mla_tok_s", pair.treatment_point)
+    gqa = values.number(f"{key}.gqa_tok_s", pair.baseline_point)
+    return f"{spelled(pair.feed_forward)}: {mla} against {gqa}"
+
+
+def _one_block(ratios: pd.DataFrame) -> str:
+    """A caution behind ratios that have no interval."""
+    return "; one block carries no interval" if (ratios["n"] == 1).any() else ""
 
 
 def _lead_cache(name: str, launches: Sequence[Launch], values: Values) -> str:
@@ -133,8 +144,8 @@ def outcomes(name: str, found: Frames, launches: Sequence[Launch], values: Value
     valid = values.count(f"{name}.windows.valid", len(seen) - void)
     text = (
         f"{asked} of {arms} in {blocks} asked for: "
-        f"{', '.join(became) or 'none was found'}. Of {planned} windows asked for, {measured} were "
-        f"measured; {valid} are valid and {refused} void."
+        f"{', '.join(became) or 'none was found'}. Windows asked for: {planned}; measured: "
+        f"{measured}; valid: {valid}; void: {refused}."
     )
     return text + _unjudged(name, found, values)
 
@@ -147,13 +158,12 @@ def _many(key: str, n: int, noun: str, values: Values) -> str:
 def _unjudged(name: str, found: Frames, values: Values) -> str:
     if found.judgements.empty:
         return ""
-    unknown = int((found.judgements["verdict"] == "cannot judge").sum())
-    if not unknown:
-        return " Every gate could judge every window."
-    said = values.count(f"{name}.judgements.cannot_judge", unknown)
-    total = values.count(f"{name}.judgements", len(found.judgements))
+    unproven = found.unproven()
+    if unproven.empty:
+        return " Every gate could judge every valid window."
+    said = values.count(f"{name}.windows.unproven", len(unproven))
     return (
-        f" In {said} of {total} judgements a gate could not judge: these windows are not refuted, "
+        f" In {said} of the valid ones at least one gate could not judge: they are not refuted, "
         "but not fully proven either."
     )
 
@@ -249,11 +259,11 @@ def effects(name: str, found: Frames, metric: str, values: Values) -> str:
         estimates.EFFECTS[1]: "a mixture over dense layers, mean of both attention families",
         estimates.EFFECTS[2]: "interaction (MLA / GQA in mixtures over MLA / GQA in dense models)",
     }
-    lines = []
+    lines, of = [], lower(METRICS[metric].name)
     for (workload, level), group in frame.groupby(["workload", "level"], sort=False):
         key = f"{name}.{metric}.{workload}.{level}"
         said = [
-            f"{words[row.effect]}: {_ratio(f'{key}.{row.effect}', row, values)}"
+            f"{words[row.effect]}, {of}: {_ratio(f'{key}.{row.effect}', row, values)}"
             for row in rows_of(group)
             if row.effect in words
         ]
@@ -299,7 +309,7 @@ def method(name: str, found: Frames, values: Values) -> str:
 
 
 def replication(name: str, found: Frames, metric: str, values: Values) -> str:
-    """How many launches an interval of a stated width needs, for the arm that varies most."""
+    """How many launches an interval of a stated width needs, for the arm that needs most."""
     frame = needed_by_cell(estimates.launch_values(found, metric))
     if frame.empty:
         return "How many launches are enough cannot be said: it needs a pilot of at least two."
@@ -312,10 +322,13 @@ def replication(name: str, found: Frames, metric: str, values: Values) -> str:
     spread = values.percent(f"{key}.spread", row.spread)
     text = (
         f"How many launches are enough: for an interval of {lower(METRICS[metric].name)} that "
-        f"reaches {width} to either side, the arm that varies most needs **{total}** by Stein's "
+        f"reaches {width} to either side, the arm that needs most takes **{total}** by Stein's "
         f"two-stage rule (`{values.label(f'{key}.arm', row.arm)}` on `{row.workload}`, {level} in "
         f"flight: a spread of {spread} between {pilot} launches)."
     )
+    if row.n > row.pilot:
+        said = values.interval(f"{key}.two_stage", row, scale=METRICS[metric].scale)
+        return f"{text} Its interval by that rule: {said} {METRICS[metric].unit}."
     if row.pilot >= PILOT:
         return text
     rule = values.count(f"{key}.rule", PILOT)

@@ -27,6 +27,7 @@ from study.errors import StudyError
 
 POLL_S = 0.25
 STOP_S = 20.0  # vLLM stops by itself within 0.3 to 8 s; then it is killed
+DYING_S = 8.0  # between an engine's last answer and the end of its process
 
 
 @dataclass(frozen=True)
@@ -194,13 +195,25 @@ class Server:
         """Of the process that started all others of the server; None when it is stopped."""
         return None if self._process is None else self._process.pid
 
-    def metrics(self) -> str:
-        """The text of `/metrics`; a ServerError if the server is gone."""
+    def require(self, method: str, path: str, timeout_s: float = 30.0) -> tuple[int, str]:
+        """Status and text of an answer that a launch cannot do without.
+
+        Raises: ServerError where there is none, with the engine's own reason if it died.
+        """
         try:
-            return self.get("/metrics")[1]
-        except (OSError, http.client.HTTPException):
-            self.check_alive("the server died")
-            raise
+            return self._ask(method, path, None, timeout_s)
+        except (OSError, http.client.HTTPException) as error:
+            deadline = time.monotonic() + DYING_S
+            while time.monotonic() < deadline:
+                self.check_alive("the server died")
+                time.sleep(POLL_S)
+            said = f"it must answer {method} {path} within {timeout_s:g} s, and did not ({error!r})"
+            words = engine.Reason(said, refused=False)
+            raise ServerError("no answer", words, self.command, self.log) from error
+
+    def metrics(self) -> str:
+        """The text of `/metrics`; a ServerError if there is no answer."""
+        return self.require("GET", "/metrics")[1]
 
     def log_text(self) -> str:
         """The log so far, without colours: a notebook's kernel asks every program for them."""
@@ -215,14 +228,17 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
-        family = _family(process.pid)
+        family, deadline = _family(process.pid), time.monotonic() + STOP_S
         _signal_group(process.pid, signal.SIGTERM)
         _, alive = psutil.wait_procs(family, timeout=STOP_S)
-        if alive:
+        process.poll()  # until it is reaped, it is still in its group
+        # Whose parents ended before are in no family any more, but in the group they are.
+        if not _group_ends(process.pid, deadline) or alive:
             _signal_group(process.pid, signal.SIGKILL)
             for one in alive:
                 _kill(one)
             psutil.wait_procs(alive, timeout=5.0)
+            _group_ends(process.pid, time.monotonic() + 5.0)
         process.wait()
         if process.stdin:
             process.stdin.close()
@@ -242,6 +258,18 @@ def _family(pid: int) -> list[psutil.Process]:
 def _signal_group(group: int, number: int) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, number)
+
+
+def _group_ends(group: int, deadline: float) -> bool:
+    """Whether nobody is left of the process group before this moment (CLOCK_MONOTONIC seconds)."""
+    while True:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
 
 
 def _kill(process: psutil.Process) -> None:

@@ -18,7 +18,7 @@ from typing import Self
 import pandas as pd
 import psutil
 
-from study import accelerators
+from study import accelerators, platform
 
 LOOK_S = 0.5  # a look costs about a millisecond of one core: 0.2 %
 PROC, SYS = Path("/proc"), Path("/sys")
@@ -29,7 +29,7 @@ BUSY = ("user", "nice", "system", "steal")
 COLUMNS = (
     "time_s", "cores", "busy_s", "steal_s", "own_s", "client_wait_s", "server_wait_s", "load_1m",
     "clock_mhz", "heat_throttles", "quota_throttled_s", "memory_free_bytes",
-    *accelerators.COLUMNS,
+    "gpus", *accelerators.COLUMNS,
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ class Telemetry:
     """Looks at the machine from entering to leaving the block: before, in between, and after.
 
     `server` and `client` are the first process of each; the study's own processes are this one,
-    and all that it and those have started by now.
+    and all that it and those have started by now, or it has started and seen end.
     """
 
     def __init__(self, server: int | None, client: int | None) -> None:
@@ -68,7 +68,7 @@ class Telemetry:
             {
                 "time_s": time.monotonic(),
                 **cpu_times(),
-                "own_s": sum(cpu_s(pid) for pid in self._own),
+                "own_s": sum(map(cpu_s, self._own)) + children_cpu_s(),
                 "client_wait_s": sum(map(waited_s, self._client)) if self._client else NAN,
                 "server_wait_s": sum(map(waited_s, self._server)) if self._server else NAN,
                 "load_1m": _first_number(PROC / "loadavg"),
@@ -76,6 +76,7 @@ class Telemetry:
                 "heat_throttles": _sum(SYS.glob(HEAT)),
                 "quota_throttled_s": _quota_throttled_s(),
                 "memory_free_bytes": float(psutil.virtual_memory().available),
+                "gpus": float(len(platform.gpus())),
                 **self._gpus.look(),
             }
         )
@@ -86,7 +87,7 @@ class Telemetry:
         machine's), own_s (the study's processes), client_wait_s and server_wait_s (main threads,
         ready to run but without a core); load_1m; clock_mhz (mean of the cores);
         heat_throttles (events); quota_throttled_s (by a container's limit); memory_free_bytes;
-        and those of `study.accelerators`."""
+        gpus (how many there are) and what `study.accelerators` says of them."""
         return pd.DataFrame(self._rows, columns=list(COLUMNS), dtype=float)
 
 
@@ -109,8 +110,18 @@ def cpu_times() -> dict[str, float]:
 
 def cpu_s(pid: int) -> float:
     """CPU time of a process since its start; 0 when it is gone."""
+    return _ticks_s(pid, 11)  # utime and stime
+
+
+def children_cpu_s() -> float:
+    """CPU time of what this process started and saw end, as the tool that is asked for GPUs."""
+    return _ticks_s(os.getpid(), 13)  # cutime and cstime
+
+
+def _ticks_s(pid: int, place: int) -> float:
+    """The CPU time of user and system from this place on, counted from the process's state."""
     fields = _text(PROC / str(pid) / "stat").rpartition(")")[2].split()
-    return (float(fields[11]) + float(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+    return sum(map(float, fields[place : place + 2])) / os.sysconf("SC_CLK_TCK")
 
 
 def waited_s(pid: int) -> float:

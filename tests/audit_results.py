@@ -24,12 +24,14 @@ Item = dict[str, Any]
 DETAIL = ("input_lens", "output_lens", "start_times", "ttfts", "itls", "generated_texts", "errors")
 
 
-def schedule(service_s: Floats, slots: int) -> Floats:
-    """When each request starts if `slots` of them take one after the other without a pause."""
+def schedule(service_s: Floats, slots: int, due_s: Floats | None = None) -> Floats:
+    """When each request starts if `slots` of them take one after the other without a pause, none
+    before it is due."""
     free_s = [0.0] * slots
+    due_s = np.zeros(service_s.size) if due_s is None else due_s
     start_s = np.empty(service_s.size)
     for i, one_s in enumerate(service_s):
-        start_s[i] = heapq.heappop(free_s)
+        start_s[i] = max(heapq.heappop(free_s), due_s[i])
         heapq.heappush(free_s, start_s[i] + one_s)
     return start_s
 
@@ -77,6 +79,26 @@ def closed_loop(
         "errors": [""] * requests,
         "failed": 0,
         **summaries(duration_s, token_s, input_tokens),
+    }
+
+
+def open_loop(rate_s: float, slots: int = 8, **made: Any) -> Result:
+    """A detailed result of even arrivals at a server that has so many slots: some 11 requests
+    per second for 8 of them. More have to wait for their first token, ever longer."""
+    result = closed_loop(slots, **made)
+    sent_s = 1000.0 + np.arange(result["completed"]) / rate_s
+    token_s = np.column_stack([result["ttfts"], result["itls"]])
+    token_s[:, 0] += schedule(token_s.sum(axis=1), slots, sent_s) - sent_s
+    latency_s = token_s.sum(axis=1)
+    duration_s = float((sent_s + latency_s).max() - sent_s.min())
+    return {
+        **result,
+        **summaries(duration_s, token_s, result["input_lens"][0]),
+        "request_rate": rate_s,
+        "max_concurrency": None,
+        "start_times": sent_s.tolist(),
+        "ttfts": token_s[:, 0].tolist(),
+        "latencies": latency_s.tolist(),
     }
 
 

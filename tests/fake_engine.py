@@ -1,9 +1,9 @@
 """A server that looks like vLLM from outside, and can be told to go wrong at a given point.
 
 Run as a script with the engine's own flags; what to do wrong stands in FAKE_FAULT:
-refuse, crash, exit0, hang, silent, die-after=N (requests); compile-after=N (it says so, in every
-request from there on), hits=N (tokens that the prefix cache had of each prompt), slowing (each
-request takes longer than the last, for ever).
+refuse, crash, exit0, hang, silent, mute or dies (when it is asked what is in force), die-after=N
+(requests); compile-after=N (it says so, in every request from there on), hits=N (tokens that the
+prefix cache had of each prompt), slowing (each request takes longer than the last, for ever).
 """
 
 from __future__ import annotations
@@ -55,6 +55,9 @@ class FakeEngine:
                 await self.stream(request, writer)
                 return
             path = "whole answer"
+        if path == "/server_info" and self.fault == "mute":
+            writer.close()
+            return
         key = os.environ.get("VLLM_API_KEY", "")
         known = f"Bearer {key}" in head or not path.startswith("/v1")
         text = self.page(path) if known else "{}"
@@ -71,6 +74,9 @@ class FakeEngine:
         if path == "/v1/models":
             return json.dumps({"data": [{"id": self.name}]}, separators=(",", ":"))
         if path == "/server_info":
+            if self.fault == "dies":
+                print(CRASH, flush=True)
+                os._exit(1)
             return "enable_prefix_caching=False, enable_chunked_prefill=False, max_num_seqs=64"
         values = {
             "request_success_total": self.finished,

@@ -94,6 +94,15 @@ def test_arms_that_no_block_connects_are_not_compared() -> None:
     assert found["b"].effect.low < found["b"].effect.point
 
 
+def test_a_comparison_by_way_of_a_third_arm_alone_is_none() -> None:
+    frame = launches(6).query("arm in ('a', 'b', 'c')")
+    apart = frame.query("not (arm == 'a' and block == 2) and not (arm == 'c' and block < 2)")
+    assert additive(apart, "tok_s").connected
+    found = compared(apart, treatments=["b", "c"])
+    assert found["c"].blocks == 0 and np.isnan([found["c"].effect.point, found["c"].p_value]).all()
+    assert found["b"].effect.low < found["b"].effect.point
+
+
 def test_without_values_or_with_one_block_there_is_no_interval() -> None:
     frame = launches(5, blocks=1)
     one = compared(frame, treatments=["b", "c"])["b"]

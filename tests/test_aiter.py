@@ -189,7 +189,7 @@ def test_void_windows_are_in_no_estimate_and_still_in_the_figure(engine: Setup) 
     drawn = aiter_figures.points(found, HEADLINE)
     counts = drawn[(drawn["setting"] == "compiled") & (drawn["workload"] == "long")]["kind"]
     assert counts.value_counts().to_dict() == {"launch": 2, "void window": 1, "estimate": 1}
-    assert "Hollow: 1 void window" in aiter_figures.by_setting(found, HEADLINE).caption
+    assert "Hollow: void windows (1)" in aiter_figures.by_setting(found, HEADLINE).caption
 
 
 # --- in force, and starts -------------------------------------------------------------------------

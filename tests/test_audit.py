@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -56,6 +57,53 @@ def test_exit_statuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call(tmp_path, status=1)
     assert "no file with .json" in capsys.readouterr().err
+
+
+def test_a_path_that_cannot_be_examined_is_refused_with_its_reason(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    call("x" * 300 + ".json", status=1)
+    assert "cannot be opened: File name too long" in capsys.readouterr().err
+
+
+def test_what_a_folder_does_not_show_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.json", "locked.json", ".hidden.json", ".cache/b.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        save(tmp_path / name, closed_loop())
+    is_file = Path.is_file
+
+    def refused(path: Path) -> bool:
+        if path.name == "locked.json":
+            raise PermissionError
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert [Path(item["file"]).name for item in items(capsys, tmp_path)] == ["a.json"]
+
+
+def test_a_name_that_is_no_text_is_written_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / os.fsdecode(b"caf\xe9.json"), closed_loop())
+    (item,) = items(capsys, tmp_path)
+    assert item["file"].endswith(r"caf\udce9.json")
+    call(tmp_path)
+    assert r"caf\udce9.json" in capsys.readouterr().out
+
+
+def test_a_reader_who_leaves_early_sees_no_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = save(tmp_path / "a.json", closed_loop())
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with os.fdopen(write_end, "w") as nobody:
+        monkeypatch.setattr(sys, "stdout", nobody)
+        call(saved)
+        call(saved, "--json")
+        monkeypatch.undo()
 
 
 def test_help_names_every_column_and_status(capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,6 +177,43 @@ def test_the_same_result_under_two_names(
 def test_a_file_named_twice_is_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved = save(tmp_path / "a.json", closed_loop())
     assert [item["verdict"] for item in items(capsys, saved, tmp_path, saved)] == ["valid"]
+
+
+def test_a_link_is_the_file_that_it_leads_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = save(tmp_path / "run3.json", closed_loop())
+    (tmp_path / "latest.json").symlink_to(saved.name)
+    (item,) = items(capsys, tmp_path)
+    assert (Path(item["file"]).name, item["verdict"]) == ("run3.json", "valid")
+
+
+def test_of_one_run_the_file_with_its_detail_stays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = closed_loop()
+    save(tmp_path / "run.json", summary_only(result))
+    save(tmp_path / "run_detailed.json", result)
+    save(tmp_path / "run_detailed_copy.json", result)
+    verdicts = [item["verdict"] for item in items(capsys, tmp_path)[:3]]  # by name
+    assert verdicts == ["void", "valid", "void"]
+
+
+def test_mean_lengths_that_vary_a_little_do_not_part_the_levels_of_a_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for level, tokens in ((2, 40), (16, 41), (4, 60)):
+        result = summary_only(closed_loop(level, 200, slots=2, seed=level, output_tokens=tokens))
+        save(tmp_path / f"a_c{level}.json", result)
+    together = items(capsys, tmp_path)[-1]
+    assert "a_c*, made-up, 128 in, 40 to 41 out" in said(together, "distinct_levels")["text"]
+    call(tmp_path)
+    text = capsys.readouterr().out
+    assert "1 file with a level is in no curve" in text and "mean lengths within 5%" in text
+    for name in ("a_c4.json", "a_c16.json"):  # of two levels both are joined, one needs no other
+        (tmp_path / name).unlink()
+        call(tmp_path)
+        assert "in no curve" not in capsys.readouterr().out
 
 
 def test_files_named_one_by_one_make_a_curve(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,15 @@ from audit_results import Item, items, said
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study.audit.claims import Judged, claims, curve_name, fit_tokens, loads
+from study.audit.claims import (
+    Judged,
+    claims,
+    curve_name,
+    curves_of,
+    fit_tokens,
+    load_curve,
+    loads,
+)
 from study.audit.formats import Window
 from study.audit.gates import FileVerdict
 from study.audit.published import tables
@@ -93,11 +102,57 @@ def test_what_is_one_curve(stems: tuple[str, str], together: bool) -> None:
 
 def test_other_models_and_lengths_are_other_curves() -> None:
     base: dict[str, Any] = {"level": 4, "completed": 10, "input_tokens": 100, "model": "m"}
-    names = {
-        curve_name("a_c4", Window("", **(base | change)))
+    windows = [
+        Window("", **(base | change))
         for change in ({}, {"model": "n"}, {"input_tokens": 200}, {"completed": 5})
+    ]
+    assert set(joined(windows)) == {"a_c*, m, 10 in", "a_c*, m, 20 in", "a_c*, n, 10 in"}
+
+
+def joined(windows: list[Window]) -> dict[str, set[float]]:
+    """The levels of each curve, by its name."""
+    found = curves_of((f"a_c{one.level:g}", Judged("", one, "valid")) for one in windows)
+    return {name: {one.window.level for one in curve} for name, curve in found.items()}
+
+
+def test_mean_lengths_that_differ_by_chance_are_one_curve() -> None:
+    outputs = {1: 126.3, 2: 125.9, 8: 131.0, 16: 133.0, 4: 119.0}
+    windows = [
+        Window("", level=level, completed=10, input_tokens=2200, output_tokens=10 * tokens)
+        for level, tokens in outputs.items()
+    ]
+    assert joined(windows) == {
+        "a_c*, 220 in, 119 out": {4},
+        "a_c*, 220 in, 125.9 to 131 out": {1, 2, 8},
+        "a_c*, 220 in, 133 out": {16},
     }
-    assert len(names) == 3  # 200 tokens of 10 requests are 100 of 5
+
+
+def test_a_curve_is_of_one_rate_which_its_text_names() -> None:
+    """A blank cell does not put another rate in its place."""
+
+    def stating(blank: set[str]) -> list[Judged]:
+        found = []
+        for judged in levels(FLAT):
+            rate = judged.window.request_s
+            rates = {"request_s": rate, "output_tok_s": 100 * rate, "total_tok_s": 900 * rate}
+            if judged.window.level == 8:
+                rates = {name: value for name, value in rates.items() if name not in blank}
+            found.append(replace(judged, window=replace(judged.window, rates=rates)))
+        return found
+
+    knees = set()
+    for blank, unit in (
+        (set[str](), "output tokens/s"),
+        ({"output_tok_s"}, "total tokens/s"),
+        ({"output_tok_s", "total_tok_s"}, "requests/s"),
+        ({"output_tok_s", "total_tok_s", "request_s"}, "output tokens/s"),  # one level has none
+    ):
+        said = of(stating(blank), "saturation")
+        assert said.verdict == "pass" and f" {unit}," in said.text
+        assert unit in load_curve(stating(blank))[0]
+        knees.add(round(said.observed, 2))
+    assert len(knees) <= 2  # the same levels give the same knee, whatever the rate
 
 
 # ----------------------------------------------------------------------------------- tables

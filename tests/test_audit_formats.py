@@ -73,6 +73,14 @@ def test_keys_of_older_versions(tmp_path: Path) -> None:
     np.testing.assert_allclose(window.detail.e2e_s, RESULT["latencies"], rtol=1e-9)
 
 
+@pytest.mark.parametrize("written", ['"inf"', "Infinity", "null", "0"])
+def test_a_limit_that_limits_nothing_is_no_level(written: str, tmp_path: Path) -> None:
+    path = save(tmp_path / "a.json", RESULT)
+    text = path.read_text().replace('"max_concurrency":8', f'"max_concurrency":{written}')
+    path.write_text(text)
+    assert math.isnan(read(path).windows[0].level)
+
+
 def test_summaries_of_today_keep_their_latencies(tmp_path: Path) -> None:
     source = read(save(tmp_path / "a.json", summary_only(RESULT, latencies=True)))
     detail = source.windows[0].detail
@@ -114,6 +122,8 @@ def test_a_result_that_lacks_a_key_is_refused_by_name(missing: set[str]) -> None
         (RESULT | {"itls": [[0.1]]}, "a row for each"),
         (RESULT | {"itls": [[0.1]] * 30}, "a row for each"),
         (RESULT | {"ttfts": ["x"] * 24}, "array of numbers"),
+        (RESULT | {"errors": 0}, "errors must be an array of texts; it was 0"),
+        (RESULT | {"errors": {"a": 1}}, "errors must be an array"),
     ],
 )
 def test_refusals_say_what_is_wrong(tmp_path: Path, result: Result, says: str) -> None:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
-from audit_results import Floats, Result, closed_loop, save, schedule, summary_only
-from hypothesis import given
+from audit_results import Floats, Result, closed_loop, open_loop, save, schedule, summary_only
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from study.audit.formats import Window, read
+from study.audit.arithmetic import half_unit
+from study.audit.formats import Window, read, table_windows
 from study.audit.gates import judge, verdict
 from study.audit.level import bound_of, level_reached
 from study.validity import Judgement
@@ -195,6 +197,28 @@ def test_open_loop_is_judged_by_its_arrivals() -> None:
     assert judged(summary_only(poisson(14, 20, 8)))["level_reached"].verdict == "cannot judge"
 
 
+def test_a_limit_below_the_rate_makes_a_closed_loop_of_it_not_a_bad_open_one() -> None:
+    said = judged(poisson(14, 20, 8) | {"max_concurrency": 16})["level_reached"]
+    assert said.verdict == "cannot judge" and "limit of 16 in flight" in said.text
+    over = judged(poisson(28, 20, 8) | {"max_concurrency": 16})["level_reached"]
+    assert over.verdict == "fail"  # no limit makes more of them
+
+
+def test_an_open_loop_that_is_sent_more_than_is_served_is_not_valid() -> None:
+    """Its token rate is as even as can be: the queue takes the rest."""
+    kept, overloaded = judged(open_loop(10.0)), judged(open_loop(12.5))
+    assert verdict(kept.values()) == "valid"
+    assert verdict(overloaded.values()) == "undecided"
+    said = overloaded["steady_part"]
+    assert said.verdict == "cannot judge" and "more may arrive than are served" in said.text
+
+
+def test_an_open_loop_with_nothing_in_flight_between_two_bursts_is_judged() -> None:
+    result = open_loop(10.0, requests=4) | {"latencies": [0.5] * 4}
+    result["start_times"] = [1000.0] * 3 + [1008.0]
+    assert judged(result)["steady_part"].verdict == "cannot judge"
+
+
 SHAPES: dict[str, Callable[[np.random.Generator, int], Floats]] = {
     "fixed": lambda rng, n: np.ones(n),
     "uniform": lambda rng, n: rng.uniform(0.5, 1.5, n),
@@ -220,6 +244,32 @@ def test_a_full_level_is_never_refuted_whatever_its_drain(shape: str, rounds: in
         assert level_reached(window).verdict == "cannot judge"
         bound = bound_of(window)
         assert bound is not None and bound.mean >= float(service_s.sum()) / window.duration_s
+
+
+def of_two_lengths(slots: int) -> Window:
+    """A full level of which one request in ten is eleven times as long; E2E is not stated."""
+    tokens = np.where(np.arange(640) % 10 == 9, 1105.0, 100.0)
+    service_s = 0.2 + 0.04 * (tokens - 1)
+    return replace(
+        summary_window(service_s, slots),
+        output_tokens=float(tokens.sum()),
+        times_s={"ttft": {"p99": 0.2}, "tpot": {"p99": 0.04}},
+    )
+
+
+@pytest.mark.parametrize("slots", [1, 8, 64])
+def test_where_lengths_vary_one_request_may_last_the_whole_run(slots: int) -> None:
+    window = of_two_lengths(slots)
+    assert level_reached(window).verdict == "cannot judge"
+    untimed = replace(window, duration_s=np.nan, rates={"request_s": 640 / window.duration_s})
+    assert level_reached(untimed).verdict == "cannot judge"
+    bound = bound_of(untimed)
+    assert bound is not None and bound.share == (1 if slots == 1 else 0)
+
+
+def test_where_all_lengths_may_be_one_the_longest_is_known() -> None:
+    window = of_two_lengths(64)
+    assert level_reached(replace(window, output_tokens=640 * 200.0)).verdict == "fail"
 
 
 @given(st.integers(1, 30), st.lists(st.floats(0.01, 100), min_size=30, max_size=90))
@@ -256,7 +306,53 @@ def test_rates_that_are_not_counts_over_duration_fail(
     assert said(count / duration_s * (1 + sign * share)) == "fail"
 
 
-ODD = st.sampled_from([0, -1, 1e-9, 1e300, None, 2.5, 400])
+def of_table(**columns: object) -> dict[str, Judgement]:
+    (window,) = table_windows([[*columns], [str(value) for value in columns.values()]])
+    return {said.gate: said for said in judge(window)}
+
+
+@given(st.integers(10, 10**5), st.floats(10, 900), st.integers(2, 6), st.integers(0, 6))
+@example(100, 12.4, 6, 0)
+def test_numbers_that_are_rounded_where_they_are_written_are_no_contradiction(
+    count: int, duration_s: float, digits: int, of_duration: int
+) -> None:
+    said = of_table(
+        level=8,
+        completed=count,
+        duration_s=f"{duration_s:.{of_duration}f}",
+        request_s=f"{count / duration_s:.{digits}f}",
+    )
+    assert said["conservation"].verdict == "pass"
+
+
+@pytest.mark.parametrize(("written", "verdict"), [("0.42", "pass"), ("0.43", "fail")])
+def test_half_a_unit_of_the_last_digit_is_rounding_and_more_is_not(
+    written: str, verdict: str
+) -> None:
+    rated = of_table(level=8, requests=100, completed=100, duration_s=240.9, request_s=written)
+    assert rated["conservation"].verdict == verdict
+    asked = {"input_tokens": 1024, "output_tokens": 1024}
+    lengths = of_table(level=8, request_s=written, total_tok_s=850.1, **asked)
+    assert lengths["lengths_delivered"].verdict == verdict
+
+
+@pytest.mark.parametrize(("rate", "verdict"), [(1.4, "pass"), (1.5, "fail")])
+def test_a_rate_of_json_is_taken_with_the_digits_it_has(rate: float, verdict: str) -> None:
+    result = summary_only(closed_loop(1, 20))
+    assert round(result["request_throughput"], 2) == 1.39
+    assert judged(result | {"request_throughput": rate})["conservation"].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("written", "half"),
+    [("0.42", 0.005 / 0.42), ("-850.1", 0.05 / 850.1), ("4.20e+2", 0.5 / 420), ("20", 0.5 / 20),
+     ("0", 0), ("0.00", 0), ("", 0), ("null", 0), ('"inf"', 0), ("NaN", 0), ("1" * 400, 0)],
+)  # fmt: skip
+def test_half_a_unit_of_a_number_as_it_was_written(written: str, half: float) -> None:
+    assert half_unit(written) == pytest.approx(half)
+
+
+ODD = st.sampled_from([0, -1, 1e-9, 1e300, None, 2.5, 400, "inf"])
 NUMERIC = [key for key, value in GOOD.items() if isinstance(value, int | float)]
 
 

@@ -65,6 +65,13 @@ def test_rows_come_in_pieces_and_none_is_lost(
     assert values == list(chain.from_iterable(rows))
 
 
+def test_a_number_is_known_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 0.420, "b" : [1, 2 ], "c": "inf"}')
+    (found,) = objects(path)
+    assert [found.written(key) for key in "abcd"] == ["0.420", "[1, 2 ]", '"inf"', ""]
+
+
 def test_a_block_may_end_between_the_two_brackets(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text(json.dumps({"itls": [[0.5]] * 5000, "b": 1}, indent=1))

@@ -223,6 +223,14 @@ def test_a_planted_ratio_is_found_against_the_smallest_accepted_size() -> None:
     assert (frame.loc[frame["size"] == 64, ["low"]] < 1).all(axis=None)
 
 
+def test_both_sides_divide_to_the_ratio_where_a_window_is_void() -> None:
+    void = [("gqa-dense-block64", "short", 4, 2)]
+    frame = sizes.ratios(found(ASKED, void=void, noise=0.05), "output_tok_s")
+    assert set(frame["n"]) == {2, 3}
+    sides = (frame["treatment_point"] / frame["baseline_point"]).to_numpy()
+    assert sides == pytest.approx(frame["point"].to_numpy())
+
+
 def test_sizes_of_two_back_ends_are_never_compared() -> None:
     frames = CASES["two back ends"][1]
     frame = sizes.ratios(frames, "output_tok_s")
@@ -294,7 +302,7 @@ def test_outputs_are_compared_between_accepted_sizes_and_with_overridden_arms() 
     mla = {(f"mla-dense-block{n}", "mla-dense-block16"): "pass" for n in (1, 32, 128)}
     assert pairs == {**gqa, **mla, ("mla-dense-block64", "mla-dense-block16"): "fail"}
     text = chapter.outputs(stub.part(ASKED, WHOLE, outputs(odd="mla-dense-block64")), Values())
-    assert text.startswith("- 5 of 6 pairs of arms give the same output: 0 of 30 prompts")
+    assert text.startswith("- 5 of 6 pairs of arms give the same output: no token differs in 30")
     assert text.count("\n- ") == 1 and "- *fail*: mla-dense-block64 against" in text
 
 

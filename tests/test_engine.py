@@ -8,7 +8,8 @@ import pytest
 
 from study import engine
 from study.counters import counters
-from study.experiments import Architecture
+from study.experiments import Aiter, Architecture
+from study.gates.delivered import treatment_in_force
 
 METRICS = """\
 # HELP vllm:cache_config_info Information of the LLMEngine CacheConfig
@@ -54,6 +55,65 @@ def test_what_is_in_force_is_read_from_the_engine() -> None:
     assert (found["prefix_caching"], found["eager"]) == ("False", "True")
 
 
+@pytest.mark.parametrize(
+    ("line", "backend"),
+    [
+        ("Using FLASH_ATTN attention backend out of potential backends: ['X_MLA']", "FLASH_ATTN"),
+        ("Using FLASHINFER backend.", "FLASHINFER"),
+        ("Using AttentionBackendEnum.TRITON_ATTN backend.", "TRITON_ATTN"),
+        ("Using TRITON_ATTN backend (selected via --attention-backend).", "TRITON_ATTN"),
+        ("Using ROCM_AITER_FA backend out of potential backends: ['X'].", "ROCM_AITER_FA"),
+        ("Using FLEX_ATTENTION attention backend out of potential backends", "FLEX_ATTENTION"),
+        (
+            "Found incompatible backend(s) [TURBOQUANT] with AttentionType.DECODER. "
+            "Overriding with ROCM_ATTN out of potential backends: ['ROCM_ATTN', 'TRITON_ATTN'].",
+            "ROCM_ATTN",
+        ),
+        ("Using Triton MLA backend.", "Triton MLA"),
+        ("Using AITER MLA backend.", "AITER MLA"),
+        ("Using Triton Attention backend on V1 engine.", "Triton Attention"),
+        ("Using Aiter Flash Attention backend on V1 engine.", "Aiter Flash Attention"),
+        ("Using CPU_SDPA_MLA MLA prefill backend.", None),
+        ("Using FLASHINFER_TRTLLM Unquantized MoE backend out of potential backends: []", None),
+        ("Using AITER Flash Attention backend for ViT model.", None),
+        ("Using backend AttentionBackendEnum.FLASH_ATTN for vit attention", None),
+        ("Using max model len 2048", None),
+    ],
+)
+def test_every_form_in_which_an_engine_names_its_attention(line: str, backend: str | None) -> None:
+    log = f"(Worker pid=2) INFO 11-21 00:51:25 [rocm.py:776] {line}\n"
+    assert engine.in_force("", "", log)["attention_backend"] == backend
+
+
+SWITCHED_ON = '{"vllm_env": {"VLLM_ROCM_USE_AITER": true, "VLLM_ROCM_USE_AITER_MHA": true}}'
+ECHOES = """\
+(APIServer pid=1) INFO [utils.py:233] non-default args: {'attention_backend': 'ROCM_AITER_FA'}
+(EngineCore pid=2) INFO [core.py:133] config: IrOpPriorityConfig(rms_norm=['aiter', 'native'])
+(EngineCore pid=2) INFO [rocm.py:776] Using ROCM_ATTN backend out of potential backends: \
+['ROCM_ATTN', 'ROCM_AITER_FA'].
+[aiter] import [module_aiter_enum] under /opt/aiter/jit/module_aiter_enum.so
+"""
+
+
+@pytest.mark.parametrize(
+    ("line", "verdict"),
+    [
+        ("", "cannot judge"),
+        ("INFO [rocm.py:466] Using Aiter Flash Attention backend on V1 engine.", "pass"),
+        ("INFO [unquantized.py:364] Using ROCm AITER Unquantized MoE backend out of", "pass"),
+        ("[aiter] import [module_rmsnorm] under /opt/aiter/jit/module_rmsnorm.so", "pass"),
+        ("INFO Selected AiterInt8ScaledMMLinearKernel for QuarkW8A8Int8", "pass"),
+    ],
+)
+def test_the_switch_of_aiter_is_no_proof_of_its_use(line: str, verdict: str) -> None:
+    """Where AITER cannot be imported, the engine says nothing and its page repeats the switch."""
+    arm = next(arm for arm in Aiter().arms() if arm.name.endswith("aiter-on"))
+    said = engine.in_force("", SWITCHED_ON, f"{line}\n{ECHOES}")
+    asked = {name: arm.expected[name] for name in ("VLLM_ROCM_USE_AITER", "aiter")}
+    assert said["VLLM_ROCM_USE_AITER"] == "True"
+    assert treatment_in_force(asked, said).verdict == verdict
+
+
 def test_what_the_engine_does_not_say_is_unknown() -> None:
     assert set(engine.in_force("", "", "").values()) == {None}
 
@@ -88,6 +148,14 @@ SHARED = """\
 huggingface_hub.errors.StrictDataclassFieldValidationError: Validation error for field 'n':
     TypeError: Field 'n' expected int, got NoneType (value: None)
 """
+FULL = (
+    "Free memory on device cuda:0 (3.25/23.43 GiB) on startup is less than desired GPU memory "
+    "utilization (0.96, 22.49 GiB)."
+)
+CHANGED = (
+    "Error in memory profiling. Initial free memory 20.58 GiB, current free memory 22.54 GiB. "
+    "This happens when other processes sharing the same container release GPU memory."
+)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +165,8 @@ huggingface_hub.errors.StrictDataclassFieldValidationError: Validation error for
         (PYDANTIC, "smaller than max_model_len", True),
         (SHARED, "StrictDataclassFieldValidationError", True),
         ("RuntimeError: out of memory\n", "RuntimeError: out of memory", False),
+        (f"ValueError: {FULL}\n", "Free memory on device", False),
+        (f"AssertionError: {CHANGED}\n", "Error in memory profiling", False),
         (
             "api_server.py: error: unrecognized arguments: --x\n",
             "unrecognized arguments: --x",

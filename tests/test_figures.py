@@ -145,7 +145,7 @@ def _y(line: Line2D) -> NDArray[np.float64]:
 
 def test_the_caption_counts_void_windows(whole: Frames) -> None:
     drawn = figures.latency(whole)
-    assert "4 void windows" in drawn.caption
+    assert "void windows (4)" in drawn.caption
     hollow = drawn.frame[drawn.frame["kind"] == "void window"]
     assert len(hollow) == 2 * 4  # two metrics
 
@@ -189,6 +189,8 @@ def test_the_slope_between_depths_is_the_cost_of_a_layer() -> None:
     for family in ("gqa", "mla"):
         wanted_s = stub.STEP_S[family] + 16 * stub.STREAM_S[family]
         assert frame.loc[(f"{family}-dense", "short", 16), "point"] == pytest.approx(wanted_s)
+    several = estimates.layer_costs(stub.frames(TWO_DEPTHS), "tpot_p50_s")
+    assert several["method"].str.contains(f"over {len(several)} comparisons").all()
 
 
 def test_independent_factors_have_no_interaction() -> None:

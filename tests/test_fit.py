@@ -6,7 +6,10 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from study import bounds, capacity, fit, hardware, models
 from study.__main__ import main
 
 SPARK = ["fit", "--model", "kimi-k2.5", "--hardware", "dgx-spark"]
@@ -68,11 +71,35 @@ def test_the_arithmetic_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert "shared out over up to 4 devices" in capsys.readouterr().out
 
 
+@given(st.sampled_from(["deepseek-v3.2", "kimi-k2.5"]), st.integers(1, 10**7))
+def test_with_experts_shared_out_a_request_lies_whole_on_one_device(
+    name: str, context: int
+) -> None:
+    model, device = models.load(name), hardware.load("mi355x")
+    size = capacity.weights(model, capacity.usual_format(model, device))
+    laid = capacity.topologies(model, size, device, 8, context)
+    for one in (one for one in laid if one.kind == "expert"):
+        assert one.requests == one.kv_tokens // one.devices // context * one.devices
+
+
+@given(st.sampled_from(["gqa-dense-1b", "kimi-k2.5"]), st.integers(1, 40))
+def test_replicas_decode_each_at_their_own_pace(name: str, concurrency: int) -> None:
+    """The bound of all is the sum of what each could do alone with its even share."""
+    model, device, context = models.load(name), hardware.load("mi355x"), 32_768
+    size = capacity.weights(model, capacity.usual_format(model, device))
+    laid = fit.fit(model, device, size, context, concurrency).topologies
+    for one in (one for one in laid if one.kind == "tensor"):
+        shares = [len(range(i, concurrency, one.replicas)) for i in range(one.replicas)]
+        alone = (model, size, device)
+        expected = sum(
+            bounds.decode_tok_s(*alone, share, context, one.devices) for share in shares if share
+        )
+        assert one.decode_tok_s == pytest.approx(expected)
+
+
 def test_a_model_too_large_for_all_its_heads_has_no_bounds(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from study import hardware
-
     tiny = hardware.load("h100").model_copy(update={"memory_gb": 1.0})
     monkeypatch.setattr("study.hardware.load", lambda _: tiny)
     found = asked(capsys, "fit", "--model", "llama-3.1-405b", "--hardware", "h100")

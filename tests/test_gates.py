@@ -191,6 +191,21 @@ def test_a_gpu_that_is_held_back_voids(throttled: float, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("gpus", "busy_s", "expected"),
+    [(0.0, 40.0, "pass"), (np.nan, 40.0, "pass"), (8.0, 40.0, "cannot judge"), (8.0, 60.0, "fail")],
+)
+def test_gpus_that_do_not_say_whether_they_are_held_back_are_not_called_free(
+    gpus: float, busy_s: float, expected: str
+) -> None:
+    """As rocm-smi never does, and nvidia-smi where it is another than is known here."""
+    judged = machine_quiet(on(looks(busy_s=busy_s).assign(gpus=gpus)))
+    assert judged.verdict == expected
+    assert ("a GPU of 8 was throttled is not reported" in judged.text) == (gpus == 8)
+    before = looks(busy_s=busy_s).drop(columns="gpus")
+    assert machine_quiet(on(before)).verdict == ("fail" if busy_s == 60 else "pass")
+
+
+@pytest.mark.parametrize(
     "blind", [None, looks().iloc[:1], looks().assign(busy_s=np.nan), looks()[["time_s"]]]
 )
 def test_a_machine_that_does_not_show_itself_cannot_be_judged(blind: pd.DataFrame | None) -> None:

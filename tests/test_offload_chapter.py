@@ -67,7 +67,7 @@ def test_the_figures_draw_void_windows_hollow_and_skip_what_was_not_measured() -
     drawn = offload_figures.ttft(case("void"))
     assert drawn.figure is not None
     hollow = drawn.frame[drawn.frame["kind"] == "void window"]
-    assert len(hollow) == 3 and "3 void windows" in drawn.caption
+    assert len(hollow) == 3 and "void windows (3)" in drawn.caption
     assert not drawn.frame["arm"].isin(NATIVES).any()
     bars = offload_figures.where_from(case("void"))
     assert "all windows are void (1 bars)" in bars.caption

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study import plan, protocol
+from study import engine, plan, platform, protocol
 from study.experiments import Architecture
 from study.search import Search
 
@@ -63,6 +64,40 @@ def test_what_could_change_a_result_changes_the_identity() -> None:
     ]
     assert base.id not in {other.id for other in others}
     assert base.id == launches(launches=7)[0].id
+
+
+@pytest.fixture
+def inherited(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that steers an engine, and an engine that need not be here."""
+    monkeypatch.setattr(platform, "engine", lambda: platform.Engine("fake", "1.0", "cpu"))
+    for name in filter(engine.STEERING.match, list(os.environ)):
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["VLLM_ROCM_USE_AITER", "HIP_VISIBLE_DEVICES", "NCCL_ALGO", "TORCHINDUCTOR_X", "LD_PRELOAD"],
+)
+def test_what_servers_inherit_is_part_of_the_identity(
+    name: str, inherited: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = plan.setup()
+    assert "environment" not in before  # so that ids without any are what they were
+    monkeypatch.setenv(name, "1")
+    after = plan.setup()
+    assert after["environment"] == {name: "1"}
+    ids = {plan.launches(Architecture(), setup)[0].id for setup in (before, after)}
+    assert len(ids) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["VLLM_API_KEY", "TORCH_HUB_TOKEN", "HF_TOKEN", "VLLM_CACHE_ROOT", "HOME_OF_VLLM_"]
+)
+def test_secrets_and_what_every_server_is_given_are_not(
+    name: str, inherited: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "secret")
+    assert "environment" not in plan.setup()
 
 
 def test_cost_adds_up() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +16,10 @@ from study.errors import StudyError
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
     platform.engine.cache_clear()
+    platform._listed.cache_clear()
     yield
     platform.engine.cache_clear()
+    platform._listed.cache_clear()
 
 
 def versions(monkeypatch: pytest.MonkeyPatch, **known: str) -> None:
@@ -56,22 +59,62 @@ def test_an_engine_without_a_version_is_refused(monkeypatch: pytest.MonkeyPatch)
         platform.engine()
 
 
+SMI = {"NVIDIA H100": "nvidia-smi", "card0,AMD Instinct MI300X,0x74a1": "rocm-smi"}
+NVIDIA, AMD = SMI
+NONE = "hip: Optional[str] = None\n"
+HIP = "cuda: Optional[str] = None\nhip: Optional[str] = '7.0.51831'\n"
+
+
+def tools(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> None:
+    """The only programs there are: a driver tool for every line, which it prints."""
+    monkeypatch.setenv("PATH", str(folder))
+    for line in lines:
+        tool = folder / SMI[line]
+        tool.write_text(f"#!/bin/sh\necho 'device,Card series,Card model'\necho '{line}'\n")
+        tool.chmod(0o755)
+
+
 @pytest.mark.parametrize(
-    ("torch", "gpus", "kind"),
+    ("torch", "file", "gpu", "kind"),
     [
-        ("2.13.0+cpu", (), "cpu"),
-        ("2.9.0+rocm7.0", (), "rocm"),
-        ("2.11.0+cu130", ("NVIDIA H100",), "cuda"),
-        ("2.11.0", ("NVIDIA H100",), "cuda"),
-        ("2.11.0", (), "cpu"),
+        ("2.13.0+cpu", NONE, NVIDIA, "cpu"),
+        ("2.9.0+rocm7.0", NONE, None, "rocm"),
+        ("2.9.0a0+git1c57644", HIP, None, "rocm"),  # as in AMD's own images
+        ("2.9.0a0+git1c57644", HIP.replace(": Optional[str]", ""), AMD, "rocm"),
+        ("2.9.0a0+git1c57644", None, AMD, "rocm"),
+        ("2.9.0a0+git1c57644", NONE, NVIDIA, "cuda"),
+        ("2.11.0+cu130", "cuda = '13.0'\nhip = None\n", NVIDIA, "cuda"),
+        ("2.11.0", None, NVIDIA, "cuda"),
+        ("2.11.0", "cuda = '13.0'\nhip = None\n", None, "cpu"),
     ],
 )
-def test_the_kind_of_engine_follows_torch(
-    monkeypatch: pytest.MonkeyPatch, torch: str, gpus: tuple[str, ...], kind: str
+def test_the_kind_of_engine_follows_torch_and_then_the_gpus(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    torch: str,
+    file: str | None,
+    gpu: str | None,
+    kind: platform.Kind,
 ) -> None:
     versions(monkeypatch, vllm="0.22.1", torch=torch)
-    monkeypatch.setattr(platform, "gpus", lambda: gpus)
-    assert platform.engine() == platform.Engine("vllm", "0.22.1", kind)  # type: ignore[arg-type]
+    tools(tmp_path, monkeypatch, *([gpu] if gpu else []))
+    source = tmp_path / "torch" / "__init__.py"
+    source.parent.mkdir()
+    source.write_text("raise AssertionError('it must not be imported')")
+    if file is not None:
+        source.with_name("version.py").write_text(file)
+    spec = importlib.util.spec_from_file_location("torch", source)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: spec)
+    assert platform.engine() == platform.Engine("vllm", "0.22.1", kind)
+
+
+def test_a_driver_tool_that_does_not_answer_lists_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tools(tmp_path, monkeypatch, NVIDIA, AMD)
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec /bin/sleep 60\n")
+    monkeypatch.setattr(platform, "ANSWER_S", 0.2)
+    assert platform.gpus() == (AMD,)
 
 
 @pytest.mark.parametrize(

@@ -83,19 +83,30 @@ def test_to_look_until_it_is_narrow_enough_does_not_hold() -> None:
 
 def test_each_arm_and_level_has_its_own_need() -> None:
     rows = [
-        (arm, "chat", level, 100 * level * (1 + share * block))
+        (arm, "chat", level, block, 100 * level * (1 + share * block))
         for arm, share in (("quiet", 0.001), ("noisy", 0.05))
         for level in (1, 8)
         for block in range(3)
     ]
-    frame = pd.DataFrame(rows, columns=["arm", "workload", "level", "value"])
+    frame = pd.DataFrame(rows, columns=["arm", "workload", "level", "block", "value"])
     frame.loc[frame["level"] == 8, "value"] = [np.nan, np.nan, 1, 1, 2, 3]
     found = needed_by_cell(frame).set_index(["arm", "level"])
     assert list(found.index) == [("quiet", 1), ("noisy", 1), ("noisy", 8)]
     assert found.loc[("quiet", 1), "more"] == 0
     noisy = needed([100.0, 105.0, 110.0])
     assert found.loc[("noisy", 1), "total"] == noisy.total > 3
+    assert found["low"].isna().all() and list(found["n"]) == [3, 3, 3]
     assert needed_by_cell(frame.iloc[:0]).empty
+
+
+def test_launches_after_the_pilot_do_not_change_what_it_asked_for() -> None:
+    tok_s = [100.0, 105.0, 110.0, 103.0, 99.0, 250.0, 20.0]
+    rows = [("a", "chat", 1, block, value) for block, value in enumerate(tok_s)]
+    frame = pd.DataFrame(rows, columns=["arm", "workload", "level", "block", "value"])
+    row = needed_by_cell(frame.sample(frac=1, random_state=1)).iloc[0]
+    assert (row["total"], row["pilot"]) == (needed(tok_s[:PILOT]).total, PILOT)
+    whole = two_stage_interval(tok_s)
+    assert (row["point"], row["low"], row["high"]) == (whole.point, whole.low, whole.high)
 
 
 def test_bad_pilots_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,7 @@ import stub
 from telling import rendered, text_of
 
 from study import paths, profiles, report
-from study.chapter import Part
+from study.chapter import Part, Text
 from study.experiment import Experiment
 from study.experiments import EXPERIMENTS
 from study.frames import Frames
@@ -57,7 +58,12 @@ def test_every_section_of_a_whole_profile_can_be_shown(name: str, kept: Path) ->
     for section in SECTIONS:
         shown = section(study)
         assert shown and all(rendered(one).strip() for one in shown), section.__name__
-    assert "What the published numbers really say" in text_of(report.summary(study))
+    told = [shown for shown in report.results(study) if not isinstance(shown, Text)]
+    captions = [one.caption for one in told if one.caption.startswith("Not measured")]
+    assert all(one != after for one, after in pairwise(captions))
+    said = text_of(report.summary(study))
+    assert "What the published numbers really say" in said
+    assert said.startswith(f"> Profile `{name}`: ") and "choose no server by them" in said
     assert (kept / "derived" / "90_report-others-tables.csv").exists()
     report.write_values(study)
     assert (paths.REPORT / "values.json").stat().st_size > 1000

@@ -25,7 +25,7 @@ from study import plan as planning
 from study.client import Client
 from study.engine import Command
 from study.experiment import Arm
-from study.experiments import Architecture, BlockSize
+from study.experiments import Architecture, BlockSize, Offload
 from study.run import run_experiment
 from study.store import Store
 
@@ -164,6 +164,55 @@ def test_windows_before_a_death_are_kept(fake: Path, monkeypatch: pytest.MonkeyP
     assert 1 <= len(found.windows) < 3
 
 
+@pytest.mark.parametrize(
+    ("fault", "words"), [("mute", "must answer GET /server_info"), ("dies", "out of registers")]
+)
+def test_an_unanswered_question_fails_the_launch_and_the_study_goes_on(
+    fake: Path, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
+) -> None:
+    monkeypatch.setattr("study.server.DYING_S", 0.1 if fault == "mute" else 5.0)
+    monkeypatch.setenv("FAKE_FAULT", fault)
+    store, found, _ = run()
+    assert list(found.launches["outcome"]) == ["failed"]
+    assert words in found.launches["reason"][0]
+    assert len(store.attempts()) == 2
+
+
+def test_a_client_that_died_is_started_again_for_the_next_launch(
+    fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when it is killed for want of memory."""
+    from study import run as running
+
+    killed: list[int] = []
+
+    class Dying(Client):
+        def run(self, load: Any, into: Path) -> Any:
+            if not killed:
+                killed.append(self.pid)
+                os.kill(self.pid, signal.SIGKILL)
+            return super().run(load, into)
+
+    monkeypatch.setattr(running, "Client", Dying)
+    store, found, _ = run(levels=[1])
+    assert [attempt.outcome for attempt in store.attempts()] == ["failed", "measured"]
+    assert "The client process must live" in str(store.attempts()[0].record)
+    assert list(found.windows["verdict"]) == ["valid"]
+
+
+def test_the_cache_of_a_run_that_was_killed_is_swept_away(scratch: Path) -> None:
+    from study import run as running
+
+    left = scratch / ".cache" / "kv-left"
+    left.mkdir(parents=True)
+    (left / "block").write_text("bytes")
+    arm = next(arm for arm in Offload().arms() if arm.factors["offload"] == "file")
+    with running._storage(arm) as storage:
+        assert storage is not None and storage.exists()
+        assert not left.exists()
+    assert not list(left.parent.iterdir())
+
+
 KILLED = """
 import os, sys
 sys.path.insert(0, {tests!r})
@@ -288,6 +337,18 @@ def test_with_the_deadline_gone_nothing_is_started(
     assert "no time is left" in said
     assert store.attempts() == []
     assert set(found.launches["outcome"]) == {"not measured"}
+
+
+def test_a_launch_that_fits_is_measured_though_an_earlier_one_does_not(
+    fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(budget.Budget, "allows", lambda _, launch: launch.block == 1)
+    _, found, said = run(levels=[1], launches=2)
+    assert dict(zip(found.launches["block"], found.launches["outcome"], strict=True)) == {
+        0: "not measured",
+        1: "measured",
+    }
+    assert "the budget leaves no time for it" in said
 
 
 def test_a_search_asks_for_windows_while_the_server_is_up(fake: Path) -> None:

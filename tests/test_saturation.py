@@ -300,7 +300,7 @@ def test_the_throughput_figure_draws_what_its_frame_says() -> None:
     one = part(cap, void=lambda row: row.level == 256 and row.block == 0)
     drawn = saturation_figures.throughput(one)
     frame, known = drawn.frame, knees(one)
-    assert drawn.figure is not None and "Hollow: 4 void windows" in drawn.caption
+    assert drawn.figure is not None and "Hollow: void windows (4)" in drawn.caption
     assert frame["kind"].value_counts()[["estimate", "void window", "knee"]].to_list() == [64, 4, 4]
     marks = frame[frame["kind"] == "knee"]
     assert marks["level"].to_list() == known["point"].to_list()
@@ -368,3 +368,13 @@ def test_the_notebook_runs_whatever_was_measured(
     monkeypatch.setattr(style, "_bytes", lambda *_: b"")  # another test renders
     assert len(run_notebook(PARTS[case], monkeypatch)) > 15
     assert (kept / "derived" / "60_saturation-setup.csv").is_file()
+
+
+def test_a_void_level_near_the_knee_is_said_beside_it() -> None:
+    near = part(cap, void=lambda row: bool(row.level == 45))
+    far = part(cap, void=lambda row: bool(row.level == 4))
+    assert row_of(knees(near)).void_near == "45"
+    assert row_of(knees(far)).void_near == row_of(knees(part(cap))).void_near == ""
+    said = saturation.stops(near, Values())
+    assert "near it every window of level 45 is void, so it might lie elsewhere" in said
+    assert "void" not in saturation.stops(far, Values())

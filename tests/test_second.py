@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -81,6 +82,17 @@ def test_it_gets_the_load_of_the_window_and_prompts_of_its_own() -> None:
     assert {"--ignore-eos", "--save-detailed"} <= set(words)
     assert "k" not in words  # the key goes through the environment
     assert second.environment("k")["OPENAI_API_KEY"] == "k"
+
+
+def test_it_finds_the_server_where_everything_else_goes_through_a_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://proxy:3128")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert not urllib.request.proxy_bypass("127.0.0.1:8000")
+    monkeypatch.setenv("no_proxy", second.environment()["no_proxy"])
+    assert urllib.request.proxy_bypass("127.0.0.1:8000")
 
 
 def test_the_users_own_prompts_are_not_given_to_it(tmp_path: Path) -> None:

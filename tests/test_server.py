@@ -123,6 +123,65 @@ def test_the_death_of_a_ready_server_is_noticed(tmp_path: Path) -> None:
         assert not caught.value.refused
 
 
+STUBBORN = 'trap "" TERM; exec sleep 60'
+
+
+def test_what_outlives_its_parents_is_stopped_with_the_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when guard and API server were killed for want of memory, and the engine hangs."""
+    monkeypatch.setattr("study.server.STOP_S", 0.2)
+    with fake_server(tmp_path) as server:
+        assert server.pid is not None
+        started = subprocess.run(
+            ["sh", "-c", f"({STUBBORN}) >/dev/null & echo $!"],
+            stdout=subprocess.PIPE,
+            check=True,
+            process_group=server.pid,
+        )
+        orphan = psutil.Process(int(started.stdout))
+        family = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
+        for one in family:
+            one.kill()
+        psutil.wait_procs(family, timeout=5)
+    assert not psutil.wait_procs([orphan], timeout=5)[1]
+
+
+GUARD = "import sys; from study import guard; guard.GRACE_S = 0.3; guard.main(sys.argv[1:])"
+
+
+def test_a_guard_without_its_parent_stops_what_outlives_its_command() -> None:
+    command = ["sh", "-c", f"({STUBBORN}) & wait"]
+    guard = subprocess.Popen(
+        [sys.executable, "-c", GUARD, *command], stdin=subprocess.PIPE, process_group=0
+    )
+    assert guard.stdin is not None
+    deadline = time.monotonic() + 10
+    family: list[psutil.Process] = []
+    while "sleep" not in [one.name() for one in family] and time.monotonic() < deadline:
+        time.sleep(0.02)
+        family = psutil.Process(guard.pid).children(recursive=True)
+    assert len(family) == 2  # the command and what it started
+    guard.stdin.close()
+    guard.wait(10)
+    _, alive = psutil.wait_procs(family, timeout=2)
+    assert not alive
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"), [("mute", "must answer GET /server_info"), ("dies", "out of registers")]
+)
+def test_a_page_that_does_not_come_is_the_servers_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
+) -> None:
+    """And none of the study, which goes on; a dying server is given time to say why."""
+    monkeypatch.setattr("study.server.DYING_S", 0.1 if fault == "mute" else 5.0)
+    with fake_server(tmp_path, fault) as server:
+        with pytest.raises(ServerError, match=words) as caught:
+            server.require("GET", "/server_info")
+        assert not caught.value.refused
+
+
 def test_a_killed_parent_takes_its_server_along(tmp_path: Path) -> None:
     code = f"""
 import sys, time

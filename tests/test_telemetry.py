@@ -44,6 +44,14 @@ def test_work_is_put_down_to_who_started_it() -> None:
     assert own_s < 0.2 and others_s > 0.3
 
 
+def test_a_tool_that_the_study_calls_and_waits_for_is_its_own_work() -> None:
+    """As the one that is asked for the GPUs: it is no stranger, though it is gone at every look."""
+    busy = BUSY.replace("1.5", "0.3")
+    with Telemetry(None, os.getpid()) as looking:
+        subprocess.run([sys.executable, "-c", busy], check=True)
+    assert grown(looking.frame(), "own_s") > 0.1
+
+
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The kernel's files, made up."""
@@ -66,7 +74,7 @@ def last_look() -> dict[str, float]:
 def test_a_kernel_that_shows_nothing_gives_nothing_and_no_error(kernel: Path) -> None:
     look = last_look()
     shown = {name for name, value in look.items() if not np.isnan(value)}
-    assert shown == {"time_s", "own_s", "memory_free_bytes"} and look["own_s"] == 0
+    assert shown == {"time_s", "own_s", "memory_free_bytes", "gpus"} and look["own_s"] == 0
 
 
 def test_what_the_kernel_writes_is_read_in_seconds(kernel: Path) -> None:
@@ -86,7 +94,8 @@ def test_what_the_kernel_writes_is_read_in_seconds(kernel: Path) -> None:
     assert look["busy_s"] == pytest.approx(100 * tick_s)  # without idle, waiting and interrupts
     assert look["steal_s"] == pytest.approx(40 * tick_s)
     # After the state come ten numbers, then user and system time.
-    assert look["own_s"] == pytest.approx((11 + 12) * tick_s)
+    # And after those the same of the children that it has waited for.
+    assert look["own_s"] == pytest.approx((11 + 12 + 13 + 14) * tick_s)
     assert look["client_wait_s"] == pytest.approx(0.25)
     assert (look["heat_throttles"], look["quota_throttled_s"]) == (3, 1.5)
 
@@ -118,6 +127,35 @@ def test_amds_answer() -> None:
     assert np.isnan(said["gpu_throttled"])
 
 
+@pytest.mark.parametrize(
+    ("tool", "variables", "words"),
+    [
+        ("nvidia-smi", {}, []),
+        ("nvidia-smi", {"CUDA_VISIBLE_DEVICES": "2,3"}, ["-i", "2,3"]),
+        ("nvidia-smi", {"CUDA_VISIBLE_DEVICES": "GPU-8932f937"}, []),
+        ("rocm-smi", {"HIP_VISIBLE_DEVICES": "1"}, ["-d", "1"]),
+        ("rocm-smi", {"ROCR_VISIBLE_DEVICES": "4,6", "HIP_VISIBLE_DEVICES": "1"}, ["-d", "6"]),
+    ],
+)
+def test_only_the_gpus_that_may_be_used_are_asked(
+    tool: str,
+    variables: dict[str, str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / tool).touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name in ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    command, parse = accelerators.tool()
+    known = {"nvidia-smi": accelerators.NVIDIA, "rocm-smi": accelerators.AMD}[tool]
+    assert list(command) == [*known, *words]
+    assert parse is (accelerators.nvidia if tool == "nvidia-smi" else accelerators.amd)
+
+
 @pytest.mark.parametrize("command", [("echo", "[N/A], 61, x, 0x0"), ("false",), ("no-such-tool",)])
 def test_an_answer_that_is_not_understood_is_no_answer(command: tuple[str, ...]) -> None:
     for parse in (accelerators.nvidia, accelerators.amd):
@@ -132,3 +170,19 @@ def test_the_first_look_waits_for_an_answer_and_the_next_do_not() -> None:
     began = time.monotonic()
     assert gpus.look()["gpu_clock_mhz"] == 1980
     assert time.monotonic() - began < 0.2
+
+
+def test_the_tool_is_called_no_oftener_than_it_is_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = tmp_path / "calls"
+    command = ("sh", "-c", f"echo >> {calls}; echo 1980, 61, 402.11, 0x0")
+    gpus = accelerators.Gpus(command, accelerators.nvidia)
+    for _ in range(5):
+        gpus.look()
+    assert calls.read_text() == "\n"
+    monkeypatch.setattr(accelerators, "ASK_S", 0.0)
+    gpus.look()
+    assert gpus._asking is not None
+    gpus._asking.join()
+    assert calls.read_text() == "\n\n"

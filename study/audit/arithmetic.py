@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 
 def ratio(above: float, below: float) -> float:
@@ -17,3 +18,15 @@ def number(value: float) -> str:
     if 1000 <= abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:.4g}"
+
+
+def printable(text: str) -> str:
+    """The text with what UTF-8 cannot hold (bytes in the name of a file) written out: \\udcff."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def half_unit(written: str) -> float:
+    """Half a unit of the last digit of a number as it was written, relative to it: 0.005 / 0.42
+    for '0.42'. 0 for what has no such thing: the value 0, and what is no number."""
+    digits = float(re.sub(r"\D", "", written.lower().partition("e")[0]) or 0)
+    return 0.5 / digits if digits else 0.0

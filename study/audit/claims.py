@@ -2,7 +2,8 @@
 is a claim of saturation supported?
 
 A *curve* is the levels of one arm and workload: a table, or the files of a folder that differ in
-nothing but the level. Pure functions of windows and their verdicts.
+nothing but the level (and, by a little, in the mean lengths of requests). Pure functions of windows
+and their verdicts.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from study.audit.arithmetic import number
+import numpy as np
+
+from study.audit.arithmetic import number, ratio
 from study.audit.formats import Window
 from study.audit.gates import FileVerdict
 from study.audit.level import Fit, bound_of
@@ -25,8 +28,14 @@ from study.knee import knee
 NOISE = 0.05
 # Levels this close may well show the same load: both tolerances together.
 SAME_LEVEL = (1 + NOISE) ** 2
+# Mean lengths of one workload differ by chance where requests are drawn anew at each level.
+SAME_LENGTH = 0.05
 RATES = ("request_s", "total_tok_s", "output_tok_s")
-THROUGHPUTS = ("output_tok_s", "total_tok_s", "request_s")
+THROUGHPUTS = {
+    "output_tok_s": "output tokens/s",
+    "total_tok_s": "total tokens/s",
+    "request_s": "requests/s",
+}
 LATENCIES = ("p50", "mean", "p99")
 
 _STAMP = re.compile(r"\d{8}[-_T]?\d{6}")
@@ -35,28 +44,71 @@ _NAMED = r"(conc(?:urrency)?|level|users|streams|bs|c)([-_=]?)0*{level}(?!\d)"
 
 @dataclass(frozen=True)
 class Judged:
-    """A window with its verdict, by the name that says where it comes from."""
+    """A window with its verdict, by the name that says where it comes from. `placed`: its file
+    says when each request began and ended."""
 
     name: str
     window: Window
     verdict: FileVerdict
     fit: Fit | None = None
+    placed: bool = False
+
+
+def curves_of(stems: Iterable[tuple[str, Judged]]) -> dict[str, list[Judged]]:
+    """Windows, each with its file's name, by curve: one `curve_name`, and mean tokens per request
+    within 5 %. Names of curves end with the span of those."""
+    found: dict[str, list[Judged]] = {}
+    for stem, judged in stems:
+        found.setdefault(curve_name(stem, judged.window), []).append(judged)
+    return {
+        ", ".join([name, *_spans(curve)]): curve
+        for name, windows in found.items()
+        for curve in _by_length(windows)
+    }
+
+
+def _by_length(windows: Sequence[Judged]) -> list[list[Judged]]:
+    """From the shortest on, each to the first curve whose shortest has its length."""
+    found: list[list[Judged]] = []
+    for judged in sorted(windows, key=lambda one: [*np.nan_to_num(_lengths(one.window), nan=-1)]):
+        alike = (curve for curve in found if _same_length(curve[0].window, judged.window))
+        curve = next(alike, None)
+        if curve is None:
+            found.append([judged])
+        else:
+            curve.append(judged)
+    return found
+
+
+def _same_length(a: Window, b: Window) -> bool:
+    return bool(np.allclose(_lengths(a), _lengths(b), rtol=SAME_LENGTH, atol=0, equal_nan=True))
+
+
+def _lengths(window: Window) -> tuple[float, float]:
+    """Mean tokens per request in and out; NaN where they are not stated."""
+    completed = window.completed
+    return ratio(window.input_tokens, completed), ratio(window.output_tokens, completed)
+
+
+def _spans(curve: Sequence[Judged]) -> list[str]:
+    """The mean lengths of a curve's requests, in and out, where they are stated."""
+    into, out = zip(*(_lengths(one.window) for one in curve), strict=True)
+    return [
+        f"{_span(values)} {name}"
+        for values, name in ((into, "in"), (out, "out"))
+        if not math.isnan(values[0])
+    ]
 
 
 def curve_name(stem: str, window: Window) -> str:
-    """What two windows of one curve have in common: the file's name without its level and time
-    stamp, the model, and the tokens per request."""
+    """What two windows of one curve have in common but the lengths of their requests: the file's
+    name without its level and time stamp, and the model."""
     level = f"{window.level:g}"
     stem = _STAMP.sub("*", stem)
     named = re.compile(r"(?<![a-z])" + _NAMED.format(level=re.escape(level)), re.IGNORECASE)
     alone = re.compile(rf"(?<!\d)0*{re.escape(level)}(?!\d)(?!.*(?<!\d)0*{re.escape(level)}(?!\d))")
     stem = named.sub(r"\1\2*", stem) if named.search(stem) else alone.sub("*", stem)
-    lengths = [
-        f"{number(tokens / window.completed)} {name}"
-        for name, tokens in (("in", window.input_tokens), ("out", window.output_tokens))
-        if tokens >= 0 and window.completed > 0
-    ]
-    return ", ".join([stem, *([window.model] if window.model else []), *lengths])
+    return ", ".join([stem, *([window.model] if window.model else [])])
 
 
 def fit_tokens(windows: Sequence[Window]) -> Fit | None:
@@ -184,15 +236,16 @@ def one_length(curve: Sequence[Judged], fit: Fit) -> Judgement:
 def saturation(curve: Sequence[Judged]) -> Judgement:
     """Is it shown that throughput stops rising? Only by levels that are not void, four at least;
     and with levels that are only undecided, a knee holds if they were reached."""
-    kept = [
-        one for one in curve if one.verdict != "void" and 0 < _throughput(one.window) < math.inf
-    ]
+    sound = [one for one in curve if one.verdict != "void"]
+    rate = _throughput_name(sound)
+    kept = [one for one in sound if 0 < _throughput(one.window, rate) < math.inf]
     void = sorted({one.window.level for one in curve if one.verdict == "void"})
     left = f" Void and left out: {_listed(f'{level:g}' for level in void)}." if void else ""
     limit = f"a knee within {LEAST_LEVELS} or more levels, each valid"
 
     def say(verdict: Verdict, observed: float, text: str) -> Judgement:
         said = f"Saturation is {'' if verdict == 'pass' else 'not '}supported: {text}.{left}"
+        said = said.replace("tokens/s", THROUGHPUTS[rate])  # which is what a knee's text says
         return Judgement("saturation", "claim", verdict, observed, limit, said)
 
     levels = [one.window.level for one in kept]
@@ -201,7 +254,7 @@ def saturation(curve: Sequence[Judged]) -> Judgement:
     if len(set(levels)) < LEAST_LEVELS:
         text = f"{len(set(levels))} levels are not void, a knee needs {LEAST_LEVELS}"
         return say("cannot judge", math.nan, text)
-    found = knee(levels, [_throughput(one.window) for one in kept])
+    found = knee(levels, [_throughput(one.window, rate) for one in kept])
     if found.reached is None:
         return say("cannot judge", math.nan, found.text.removeprefix("cannot judge: "))
     if not found.reached:
@@ -212,27 +265,32 @@ def saturation(curve: Sequence[Judged]) -> Judgement:
     return say("pass", found.level, found.text)
 
 
-def _throughput(window: Window) -> float:
-    known = (window.rate(name) for name in THROUGHPUTS if not math.isnan(window.rate(name)))
-    return next(known, window.request_s)
+def _throughput(window: Window, name: str) -> float:
+    return window.request_s if name == "request_s" else window.rate(name)
 
 
 def _throughput_name(curve: Sequence[Judged]) -> str:
-    stated = [name for name in THROUGHPUTS for one in curve if name in one.window.rates]
-    return (stated[0] if stated else "request_s").replace("_", " ").replace(" s", "/s")
+    """The one rate of a curve: the first of `THROUGHPUTS` that all its windows state, or else
+    most of them. The others have none then, for rates of different things make no curve."""
+
+    def known(name: str) -> int:
+        return sum(not math.isnan(_throughput(one.window, name)) for one in curve)
+
+    return max(THROUGHPUTS, key=known)
 
 
 def load_curve(curve: Sequence[Judged]) -> list[str]:
     """The curve as lines of text: level, verdict, throughput, E2E, in flight at most."""
     rate = _throughput_name(curve)
-    lines = [f"{'level':>9}  {'verdict':<10}{rate:>13}{'E2E s':>10}{'in flight <=':>14}"]
+    unit = THROUGHPUTS[rate]
+    lines = [f"{'level':>9}  {'verdict':<10}{unit:>16}{'E2E s':>10}{'in flight <=':>14}"]
     for one in sorted(curve, key=lambda one: one.window.level):
         bound = bound_of(one.window, one.fit) if not (one.fit and one.fit.refuted) else None
         mean = number(bound.mean) if bound else "-"
         latency_s = _both_latencies(one.window, one.window)[0]
         lines.append(
-            f"{one.window.level:>9g}  {one.verdict:<10}{number(_throughput(one.window)):>13}"
-            f"{number(latency_s):>10}{mean:>14}"
+            f"{one.window.level:>9g}  {one.verdict:<10}"
+            f"{number(_throughput(one.window, rate)):>16}{number(latency_s):>10}{mean:>14}"
         )
     return lines
 

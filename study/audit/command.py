@@ -9,17 +9,19 @@ not, undecided otherwise: a summary can refute a level, but not confirm it.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from study.audit.claims import Judged, claims, curve_name, fit_tokens, load_curve
+from study.audit.arithmetic import printable
+from study.audit.claims import SAME_LENGTH, Judged, claims, curves_of, fit_tokens, load_curve
 from study.audit.formats import COLUMNS, EXACT, TABLE, UNKNOWN, Window, read
 from study.audit.gates import NOT_IN_FILES, FileVerdict, judge, together, verdict
 from study.errors import StudyError
@@ -81,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Audit and print; 0 when everything could be read, else 1."""
     files = judge_together([audit_file(path) for path in found_files(options.path)])
-    sets = {folder: curves(folder, files) for folder in options.path if folder.is_dir()}
+    sets = {folder: curves(folder, files) for folder in options.path if _is(Path.is_dir, folder)}
     loose = [file for file in files if file.path in options.path]
     if len(loose) > 1:
         common = Path(os.path.commonpath([file.path.absolute().parent for file in loose]))
@@ -89,37 +91,61 @@ def main(options: argparse.Namespace) -> int:
     sets = {folder: found for folder, found in sets.items() if found}
     if options.json:
         wholes = [audited_folder(folder, found) for folder, found in sets.items()]
-        sys.stdout.write(as_json([*map(audited, files), *wholes]).decode() + "\n")
+        _write(as_json([*map(audited, files), *wholes]).decode())
     else:
-        print("\n".join(report(files, sets)))
+        _write(printable("\n".join(report(files, sets))))
     for file in files:
         if file.refusal:
             print(f"study audit: {file.path}: {file.refusal}", file=sys.stderr)
     return 1 if any(file.refusal for file in files) else 0
 
 
+def _write(text: str) -> None:
+    """Print it; a reader who leaves early (`| head`) has what they wanted."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # What is still unwritten must go somewhere, or Python complains when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is(kind: Callable[[Path], bool], path: Path) -> bool:
+    """Whether it is a folder, or a file. What cannot be examined is neither; `read` says why."""
+    try:
+        return kind(path)
+    except OSError:
+        return False
+
+
 def found_files(paths: Sequence[Path]) -> list[Path]:
     """The files of a call, each once: named ones whatever their suffix, and those that a folder
-    holds at any depth. A folder without any stands for itself, to be refused."""
-    found: dict[Path, Path] = {}
+    holds at any depth. A folder without any stands for itself, to be refused. A link is the file
+    that it leads to, under whose own name it is found first."""
+    found: dict[str, Path] = {}
     for path in paths:
-        inside = sorted(_inside(path)) if path.is_dir() else [path]
+        inside = sorted(_inside(path), key=_links_last) if _is(Path.is_dir, path) else [path]
         for one in inside or [path]:
-            found.setdefault(one.absolute(), one)
+            found.setdefault(os.path.realpath(one), one)
     return list(found.values())
 
 
+def _links_last(path: Path) -> tuple[bool, Path]:
+    return path.is_symlink(), path
+
+
 def _inside(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
-            yield path
+    """Files that may hold results, at any depth; what is hidden or cannot be seen is left out."""
+    for top, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(top, name) for name in names if not name.startswith(".")):
+            if path.suffix.lower() in SUFFIXES and _is(Path.is_file, path):
+                yield path
 
 
 def audit_file(path: Path) -> Read:
     """Read and judge one file; a refusal in its stead where it cannot be read."""
-    if path.is_dir():
-        return Read(path, refusal=f"no file with {', '.join(SUFFIXES)} in this folder.")
+    if _is(Path.is_dir, path):
+        return Read(path, refusal=f"no file with {', '.join(SUFFIXES)} can be seen in this folder.")
     try:
         source = read(path)
     except StudyError as error:
@@ -130,7 +156,8 @@ def audit_file(path: Path) -> Read:
         reasons = judge(window, fit)
         # The arrays have done their work: a folder may hold more of them than memory does.
         slim = replace(window, detail=None)
-        parts.append((Judged(window.name, slim, verdict(reasons), fit), reasons))
+        placed = window.detail is not None and window.detail.placed
+        parts.append((Judged(window.name, slim, verdict(reasons), fit, placed), reasons))
     return Read(path, source.format, parts=tuple(parts))
 
 
@@ -142,46 +169,60 @@ def judge_together(files: Sequence[Read]) -> list[Read]:
 def _claims(file: Read) -> tuple[Judgement, ...]:
     """What is said of several windows in one file, where they are levels of one curve."""
     windows = [judged for judged, _ in file.parts]
-    one_curve = len({curve_name("", judged.window) for judged in windows}) == 1
+    one_curve = len(curves_of(("", judged) for judged in windows)) == 1
     return claims(windows) if one_curve else ()
 
 
 def _refuse_repeated(files: Sequence[Read]) -> list[Read]:
-    """A result that an earlier file, or an earlier line, already holds is void."""
-    first: dict[str, str] = {}
+    """A result that another file, or line, holds as well is void; the first stays, of those with
+    the times of each request where there are any, for only they can be valid."""
+    named = [(_name(file, judged), judged) for file in files for judged, _ in file.parts]
+    kept: dict[str, str] = {}
+    for name, judged in sorted(named, key=lambda one: not one[1].placed):
+        kept.setdefault(_fingerprint(judged.window), name)
     checked = []
     for file in files:
         parts = []
         for judged, reasons in file.parts:
-            if judged.window.rounding == EXACT and judged.window.duration_s > 0:
-                name = f"{file.path}{f' ({judged.name})' if judged.name else ''}"
-                earlier = first.setdefault(_fingerprint(judged.window), name)
-                said = not_repeated(earlier if earlier != name else "")
-                reasons = (*reasons, said)
+            if mark := _fingerprint(judged.window):
+                name = _name(file, judged)
+                reasons = (*reasons, not_repeated("" if kept[mark] == name else kept[mark]))
                 judged = replace(judged, verdict=verdict(reasons))
             parts.append((judged, reasons))
         checked.append(replace(file, parts=tuple(parts)))
     return checked
 
 
+def _name(file: Read, judged: Judged) -> str:
+    return f"{file.path} ({judged.name})" if judged.name else str(file.path)
+
+
 def _fingerprint(window: Window) -> str:
-    """What no two runs share: a duration to the last digit, with counts and times beside it."""
+    """What no two runs share: a duration to the last digit, with counts and times beside it. Empty
+    where there is no such duration."""
+    if not (window.rounding == EXACT and window.duration_s > 0):
+        return ""
     times_s = sorted((metric, *sorted(times.items())) for metric, times in window.times_s.items())
     return repr((window.duration_s, window.completed, window.output_tokens, times_s))
 
 
 def curves(folder: Path, files: Sequence[Read]) -> tuple[Curve, ...]:
     """Results below a folder that differ in nothing but their level, where there are several."""
-    found: dict[str, list[Judged]] = {}
-    for file in files:
-        path, top = file.path.absolute(), folder.absolute()
-        alone = file.refusal or file.format == TABLE or file.claims
-        if path.is_relative_to(top) and not alone:
-            stem = str(path.relative_to(top).with_suffix(""))
-            for judged, _ in file.parts:
-                found.setdefault(curve_name(stem, judged.window), []).append(judged)
+    top = folder.absolute()
+    found = curves_of(
+        (str(file.path.absolute().relative_to(top).with_suffix("")), judged)
+        for file in files
+        if file.path.absolute().is_relative_to(top)
+        for judged in _joinable(file)
+    )
     several = ((name, tuple(windows), claims(windows)) for name, windows in found.items())
     return tuple(Curve(*one) for one in several if one[2])
+
+
+def _joinable(file: Read) -> list[Judged]:
+    """The windows that make a curve only with those of other files."""
+    alone = file.refusal or file.format == TABLE or file.claims
+    return [] if alone else [judged for judged, _ in file.parts]
 
 
 # ------------------------------------------------------------------------------------- output
@@ -212,8 +253,12 @@ def audited_folder(folder: Path, found: Sequence[Curve]) -> Audited:
 
 def as_json(everything: Sequence[Audited]) -> bytes:
     """A list of {file, format, verdict, reasons}; unknown numbers are null."""
-    plain: list[dict[str, Any]] = [asdict(one) for one in everything]
+    plain: list[dict[str, Any]] = [asdict(one, dict_factory=_plain) for one in everything]
     return orjson.dumps(plain, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _plain(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: printable(it) if isinstance(it, str) else it for name, it in fields}
 
 
 def report(files: Sequence[Read], sets: Mapping[Path, Sequence[Curve]]) -> list[str]:
@@ -224,7 +269,24 @@ def report(files: Sequence[Read], sets: Mapping[Path, Sequence[Curve]]) -> list[
         lines += ["", f"{whole.verdict:<10} {folder}  [{FOLDER}: its levels together]"]
         for curve in found:
             lines += [f"  {curve.name}", *_together(curve.claims, curve.windows)]
-    return [*lines, "", *_count(files)]
+    return [*lines, "", *_not_joined(files, sets), *_count(files)]
+
+
+def _not_joined(files: Sequence[Read], sets: Mapping[Path, Sequence[Curve]]) -> list[str]:
+    """One line on the files that state a level and might have made a curve, and did not."""
+    joined = {id(one) for found in sets.values() for curve in found for one in curve.windows}
+    levelled = [
+        [one for one in _joinable(file) if not math.isnan(one.window.level)] for file in files
+    ]
+    stated = [windows for windows in levelled if windows]
+    alone = sum(all(id(one) not in joined for one in windows) for windows in stated)
+    if len(stated) < 2 or not alone:
+        return []
+    what = "1 file with a level is" if alone == 1 else f"{alone} files with a level are"
+    return [
+        f"{what} in no curve: none at another level has the same name but for the level, the same "
+        f"model, and mean lengths within {SAME_LENGTH:.0%}."
+    ]
 
 
 def _together(said: Sequence[Judgement], curve: Sequence[Judged]) -> list[str]:

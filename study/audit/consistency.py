@@ -21,13 +21,14 @@ from study.steady import Floats
 
 SLACK_S = 0.001  # clocks are read before and after what they time
 SLACK = 0.001
-Pair = tuple[str, float, float]  # what, as stated, as it follows from other numbers
+# What, as stated, as it follows from other numbers, and how far they may be apart, relatively.
+Pair = tuple[str, float, float, float]
 
 
 def conservation(window: Window) -> Judgement:
     """Rates equal counts over the duration, counts add up, summaries are those of the arrays."""
     findings = [*_rates(window), *_counts(window), *_summaries(window)]
-    limit = f"equal within {window.rounding:.1%}"
+    limit = f"equal within {window.rounding:.1%}, rates also within half their last digit"
     if not findings:
         text = "There is nothing to check: no two numbers of it are of the same thing."
         return Judgement("conservation", "window", "cannot judge", math.nan, limit, text)
@@ -47,27 +48,30 @@ def times(window: Window) -> Judgement:
 
 
 def _rates(window: Window) -> Iterator[Finding]:
-    duration_s, rate = window.duration_s, window.rate
+    duration_s, rate, slack = window.duration_s, window.rate, window.slack
     both = window.input_tokens + window.output_tokens
     pairs: list[Pair] = []
     if duration_s > 0:
         pairs += [
-            ("requests/s", rate("request_s"), window.completed / duration_s),
-            ("input tokens/s", rate("input_tok_s"), window.input_tokens / duration_s),
-            ("output tokens/s", rate("output_tok_s"), window.output_tokens / duration_s),
-            ("total tokens/s", rate("total_tok_s"), both / duration_s),
+            (what, rate(name), count / duration_s, slack(name, "duration_s"))
+            for what, name, count in (
+                ("requests/s", "request_s", window.completed),
+                ("input tokens/s", "input_tok_s", window.input_tokens),
+                ("output tokens/s", "output_tok_s", window.output_tokens),
+                ("total tokens/s", "total_tok_s", both),
+            )
         ]
-    pairs += [
-        ("total tokens/s", rate("total_tok_s"), rate("input_tok_s") + rate("output_tok_s")),
-        ("total tokens/s", rate("total_tok_s"), rate("request_s") * window.tokens_per_request),
-    ]
-    yield from _equal(pairs, window.rounding)
+    for found, names in (
+        (rate("input_tok_s") + rate("output_tok_s"), ("input_tok_s", "output_tok_s")),
+        (rate("request_s") * window.tokens_per_request, ("request_s", "tokens_per_request")),
+    ):
+        pairs.append(("total tokens/s", rate("total_tok_s"), found, slack("total_tok_s", *names)))
+    yield from _equal(pairs)
     good, every = rate("goodput_request_s"), window.request_s
     if not math.isnan(good + every):
-        yield (
-            good <= every * (1 + window.rounding),
-            f"goodput {number(good)}/s is above all {number(every)} requests/s",
-        )
+        room = 1 + slack("goodput_request_s", "request_s", "duration_s")
+        text = f"goodput {number(good)}/s is above all {number(every)} requests/s"
+        yield good <= every * room, text
 
 
 def _counts(window: Window) -> Iterator[Finding]:
@@ -80,12 +84,12 @@ def _counts(window: Window) -> Iterator[Finding]:
         return
     fine = detail.fine
     pairs: list[Pair] = [
-        ("completed", window.completed, float(fine.sum())),
-        ("failed", window.failed, float((~fine).sum())),
-        ("input tokens", window.input_tokens, float(detail.input_tokens[fine].sum())),
-        ("output tokens", window.output_tokens, float(detail.output_tokens[fine].sum())),
+        ("completed", window.completed, float(fine.sum()), 0.0),
+        ("failed", window.failed, float((~fine).sum()), 0.0),
+        ("input tokens", window.input_tokens, float(detail.input_tokens[fine].sum()), 0.0),
+        ("output tokens", window.output_tokens, float(detail.output_tokens[fine].sum()), 0.0),
     ]
-    yield from _equal(pairs, 0.0)
+    yield from _equal(pairs)
 
 
 def _summaries(window: Window) -> Iterator[Finding]:
@@ -98,12 +102,13 @@ def _summaries(window: Window) -> Iterator[Finding]:
         for statistic, stated_s in window.times_s.get(metric, {}).items():
             if kept_s.size and kept_s.size == values_s.size and statistic != "std":
                 found_s = _statistic(kept_s, statistic)
-                pairs.append((f"{statistic} of {metric.upper()} in s", stated_s, found_s))
+                what = f"{statistic} of {metric.upper()} in s"
+                pairs.append((what, stated_s, found_s, window.rounding))
     gaps, fine = window.detail.gaps, window.detail.fine
     if gaps is not None and (count := float((gaps.chunks[fine] - 1).sum())) > 0:
         mean_s = float(gaps.sum_s[fine].sum()) / count
-        pairs.append(("mean of ITL in s", window.time_s("itl", "mean"), mean_s))
-    yield from _equal(pairs, window.rounding)
+        pairs.append(("mean of ITL in s", window.time_s("itl", "mean"), mean_s, window.rounding))
+    yield from _equal(pairs)
 
 
 def _samples(detail: Detail) -> dict[str, Floats]:
@@ -122,9 +127,9 @@ def _statistic(values_s: Floats, name: str) -> float:
     return float(values_s.mean() if name == "mean" else np.percentile(values_s, float(name[1:])))
 
 
-def _equal(pairs: list[Pair], tolerance: float) -> Iterator[Finding]:
+def _equal(pairs: list[Pair]) -> Iterator[Finding]:
     """Pairs of which both are known, each right or wrong."""
-    for what, stated, found in pairs:
+    for what, stated, found, tolerance in pairs:
         if not math.isnan(stated + found):
             near = math.isclose(stated, found, rel_tol=tolerance, abs_tol=1e-9)
             yield near, f"{what}: {number(stated)} stated, {number(found)} by the other numbers"

@@ -101,7 +101,9 @@ def read_detail(members: Members, duration_s: float) -> Detail | None:
     arrays = {name: members.floats(key) for key, name in ARRAYS.items() if key in members}
     if "ttft_s" not in arrays and "e2e_s" not in arrays:
         return None
-    errors = members.value("errors") if "errors" in members else None
+    errors = members.value("errors")
+    if not isinstance(errors, list | None):
+        raise StudyError(f"errors must be an array of texts; it was {errors!r:.40}.")
     sizes = {len(values) for values in arrays.values()}
     sizes |= set() if errors is None else {len(errors)}
     if len(sizes) != 1:
@@ -273,9 +275,32 @@ def token_drift(detail: Detail, part: Full) -> Drift:
     if (np.diff(times_s) <= 0).any():
         return nothing
     rate_tok_s = wave / np.diff(times_s)
-    slope, error = trend((times_s[1:] + times_s[:-1]) / 2, rate_tok_s)
-    scale = part.duration_s / float(rate_tok_s.mean())
-    half = float(stats.t.ppf((1 + DRIFT_CONFIDENCE) / 2, waves - 2)) * error * scale
+    return _drift(times_s, rate_tok_s, part)
+
+
+def in_flight_drift(detail: Detail, part: Full) -> Drift:
+    """Relative change of the requests in flight over `part`, with its 90 % interval; NaN where
+    it is shorter than three median latencies, or empty.
+
+    By the means of successive stretches, each at least one median latency long: where as many
+    are served as arrive, what is in flight now has little to do with what was a latency ago.
+    """
+    stretches = int(min(part.latencies + 1e-9, len(detail)))
+    if stretches < 3 or not part.mean > 0:
+        return Drift(math.nan, math.nan, math.nan)
+    at_s = np.linspace(0, part.duration_s, stretches + 1)
+    sent_s = detail.start_s[detail.fine] - part.start_s
+    once = np.ones(sent_s.size)
+    ended_s = sent_s + detail.e2e_s[detail.fine]
+    held_s = _ramps(sent_s, once, at_s) - _ramps(ended_s, once, at_s)  # times requests, until then
+    return _drift(at_s, np.diff(held_s) / np.diff(at_s), part)
+
+
+def _drift(edges_s: Floats, values: Floats, part: Full) -> Drift:
+    """Relative change over `part` of what has so many values between edges, at least three."""
+    slope, error = trend((edges_s[1:] + edges_s[:-1]) / 2, values)
+    scale = part.duration_s / float(values.mean())
+    half = float(stats.t.ppf((1 + DRIFT_CONFIDENCE) / 2, values.size - 2)) * error * scale
     return Drift(slope * scale, slope * scale - half, slope * scale + half)
 
 

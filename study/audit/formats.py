@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from study.audit.arithmetic import ratio
+from study.audit.arithmetic import half_unit, ratio
 from study.audit.detail import Detail, read_detail
 from study.audit.json_reader import Members, objects
 from study.errors import StudyError, unknown_name
@@ -81,7 +81,8 @@ class Window:
     `level`: requests in flight asked for (closed loop). `rate_s`: requests per second asked for
     (open loop). `rates` by name as in `COLUMNS`; `times_s` by metric and statistic, in seconds.
     `tokens_per_request` and `asked_tokens` count input and output. `rounding`: the relative
-    error that writing the numbers down may have made.
+    error that writing the numbers down may have made; `halves`: by name as in `COLUMNS`, what
+    the digits that were written leave open beside it.
     """
 
     name: str
@@ -101,6 +102,11 @@ class Window:
     times_s: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     detail: Detail | None = None
     rounding: float = EXACT
+    halves: Mapping[str, float] = field(default_factory=dict)
+
+    def slack(self, *names: str) -> float:
+        """How far, relatively, honest numbers may miss what follows from those of these names."""
+        return self.rounding + sum(self.halves.get(name, 0.0) for name in names)
 
     def rate(self, name: str) -> float:
         return self.rates.get(name, math.nan)
@@ -181,10 +187,14 @@ def _read_vllm(members: Members) -> tuple[str, Window]:
     detailed = detail is not None and "ttfts" in members
     form = VLLM_SECONDS if scale == 1.0 else VLLM_DETAILED if detailed else VLLM
     rate_s, level = _number(members, "request_rate"), _number(members, "max_concurrency")
+    named = {key: name for key, name in RATES.items() if key in members}
+    rates = {name: _number(members, key) for key, name in named.items()}
+    halves = {name: half_unit(members.written(key)) for key, name in named.items()}
+    halves["duration_s"] = half_unit(members.written("duration"))
     window = Window(
         name="",
         model=str(members.value("model_id")),
-        level=level if level > 0 else math.nan,
+        level=level if 0 < level < math.inf else math.nan,
         rate_s=rate_s if 0 < rate_s < math.inf else math.nan,
         steady_rate="ramp_up_strategy" not in members,
         requests=_number(members, "num_prompts"),
@@ -193,9 +203,10 @@ def _read_vllm(members: Members) -> tuple[str, Window]:
         duration_s=duration_s,
         input_tokens=_number(members, "total_input_tokens"),
         output_tokens=_number(members, "total_output_tokens"),
-        rates={name: _number(members, key) for key, name in RATES.items() if key in members},
+        rates=rates,
         times_s=times_s,
         detail=detail,
+        halves=halves,
     )
     return form, window
 
@@ -285,6 +296,7 @@ def _table_window(header: Sequence[str], row: Sequence[str], line: int) -> Windo
         rates={name: given[name] for name in given if name.endswith(("tok_s", "request_s"))},
         times_s={metric: times for metric, times in times_s.items() if times},
         rounding=ROUNDED,
+        halves={name: half_unit(text) for name, text in zip(header, row, strict=True)},
     )
 
 

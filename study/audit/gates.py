@@ -82,11 +82,11 @@ def lengths_delivered(window: Window) -> Judgement:
         tokens = ratio(window.input_tokens + window.output_tokens, window.completed)
         said = "" if math.isnan(tokens) else f", {number(tokens)} tokens per request on average"
         return _lengths("cannot judge", tokens, math.nan, f"What was asked is not stated{said}.")
-    asked, delivered = window.asked_tokens, _delivered(window)
+    asked, (delivered, tolerance) = window.asked_tokens, _delivered(window)
     limit = f"{number(asked)} tokens per request"
     if not math.isnan(delivered):
         text = f"{number(delivered)} tokens per request were delivered, {number(asked)} asked."
-        close = abs(ratio(delivered, asked) - 1) <= window.rounding
+        close = abs(ratio(delivered, asked) - 1) <= tolerance
         return _lengths("pass" if close else "fail", delivered, limit, text)
     most = _most_tokens(window)
     if math.isnan(most):
@@ -98,11 +98,12 @@ def lengths_delivered(window: Window) -> Judgement:
     return _lengths("cannot judge", most, limit, f"{text}: no contradiction, but no proof.")
 
 
-def _delivered(window: Window) -> float:
-    """Tokens per request, as stated or by the rates."""
+def _delivered(window: Window) -> tuple[float, float]:
+    """Tokens per request, as stated or by the rates, and how far they may be off, relatively."""
     if not math.isnan(window.tokens_per_request):
-        return window.tokens_per_request
-    return ratio(window.rate("total_tok_s"), window.rate("request_s"))
+        return window.tokens_per_request, window.rounding
+    tokens = ratio(window.rate("total_tok_s"), window.rate("request_s"))
+    return tokens, window.slack("total_tok_s", "request_s")
 
 
 def _most_tokens(window: Window) -> float:

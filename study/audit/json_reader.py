@@ -54,12 +54,17 @@ class Members:
     def value(self, key: str) -> Any:
         """The value of a member, None where there is none. NaN and Infinity, which Python writes
         and JSON forbids, are read."""
-        if key not in self.spans:
-            return None
+        return _decode(self._raw(key), key) if key in self.spans else None
+
+    def written(self, key: str) -> str:
+        """How the file writes the value of a member; '' where there is none."""
+        return self._raw(key).decode("utf-8", "replace") if key in self.spans else ""
+
+    def _raw(self, key: str) -> bytes:
         start, end = self.spans[key]
         raw = self.data[start:end]
         forget(self.data, start, end)
-        return _decode(raw, key)
+        return raw
 
     def floats(self, key: str) -> Floats:
         """A member that is an array of numbers; null is NaN. StudyError for anything else."""

@@ -8,16 +8,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from study.audit.arithmetic import number, ratio
-from study.audit.detail import arriving_part, full_part, only, token_drift
+from study.audit.detail import (
+    Detail,
+    Full,
+    arriving_part,
+    full_part,
+    in_flight_drift,
+    only,
+    token_drift,
+)
 from study.audit.formats import Window
 from study.gates.judgement import Judgement, Verdict
 from study.gates.level import LEVEL_STANDARD_ERRORS, LEVEL_TOLERANCE
-from study.gates.steady import SHORTEST, STEADY_LATENCIES, judge, long_and_level, no_steady_part
+from study.gates.steady import (
+    DRIFT_LIMIT,
+    SHORTEST,
+    STEADY_LATENCIES,
+    judge,
+    long_and_level,
+    no_steady_part,
+)
 
 UNKNOWN: Verdict = "cannot judge"
 ARRIVALS = "Requests came at a rate; without their times it cannot be checked."
@@ -119,6 +134,9 @@ def _arrivals(window: Window) -> Judgement:
     text = f"{number(observed)} requests were sent per second, {number(window.rate_s)} were asked."
     if off <= LEVEL_TOLERANCE:
         return _level("pass", observed, window.rate_s, text)
+    if observed < window.rate_s and not math.isnan(window.level):
+        text += f" The limit of {window.level:g} in flight may have held the others back."
+        return _level(UNKNOWN, observed, window.rate_s, text)
     judged: Verdict = "fail" if off > LEVEL_TOLERANCE + error else UNKNOWN
     return _level(judged, observed, window.rate_s, text)
 
@@ -150,7 +168,8 @@ def bound_of(window: Window, fit: Fit | None = None) -> Bound | None:
     The share: N requests over C slots, each busy while requests are left, take at most
     N mean / C + (1 - 1/C) longest (Graham, SIAM J. Appl. Math. 17, 1969: list scheduling), so a
     run whose level was full shows at least r mean / (r mean + (1 - 1/C) longest) of it with
-    r = N / C; where only the p99 is known it stands for both. Unknown N: no drain is allowed for.
+    r = N / C; where only the p99 is known it stands for both, and where that is added up from
+    lengths that vary the longest may have lasted the whole run. Unknown N: no drain is allowed for.
     """
     request_s = window.rate(fit.rate) / fit.tokens if fit else window.request_s
     mean_s, longest_s, what = _latency(window)
@@ -162,8 +181,8 @@ def bound_of(window: Window, fit: Fit | None = None) -> Bound | None:
         share, text = 1.0, f"{text}, no drain allowed for as requests are not counted"
     else:
         slots = min(window.level, sent)
-        work_s = sent / slots * mean_s
-        share = work_s / (work_s + max(0.0, 1 - 1 / slots) * longest_s)
+        work_s, others = sent / slots * mean_s, max(0.0, 1 - 1 / slots)
+        share = work_s / (work_s + others * longest_s) if others else 1.0
     failed = 0.0 if math.isnan(window.failed) else max(0.0, window.failed)
     if failed:
         text += f", and {number(failed)} that failed, all the time if it took them long"
@@ -179,14 +198,25 @@ def _latency(window: Window) -> tuple[float, float, str]:
         e2e_s = only(window.detail.e2e_s[window.detail.fine])
         return float(e2e_s.mean()), float(e2e_s.max()), "mean E2E of all requests"
     tail_s, what = window.time_s("e2e", "p99"), "p99 of E2E"
+    longest_s = tail_s
     if math.isnan(tail_s):
-        later = ratio(window.output_tokens, window.completed) - 1
-        tail_s = window.time_s("ttft", "p99") + later * window.time_s("tpot", "p99")
-        what = "p99 of TTFT and of TPOT, as that of E2E is not stated"
+        tail_s, longest_s, what = _added_up(window)
     mean_s = window.time_s("e2e", "mean")
     if mean_s > tail_s:
         tail_s, what = mean_s, "mean E2E, which is above the p99"
-    return tail_s, tail_s, what
+    return tail_s, max(longest_s, tail_s), what
+
+
+def _added_up(window: Window) -> tuple[float, float, str]:
+    """The same from TTFT and TPOT. With a mean length that is no whole number, lengths vary, and
+    a sum with the mean one says nothing of the longest but that it ended within the run."""
+    tokens = ratio(window.output_tokens, window.completed)
+    tail_s = window.time_s("ttft", "p99") + (tokens - 1) * window.time_s("tpot", "p99")
+    what = "p99 of TTFT and of TPOT, as that of E2E is not stated"
+    if tokens.is_integer():
+        return tail_s, tail_s, what
+    run_s = window.duration_s if window.duration_s > 0 else math.inf
+    return tail_s, run_s, f"{what}, of lengths that vary"
 
 
 # -------------------------------------------------------------------------------- steady part
@@ -210,4 +240,17 @@ def steady_part(window: Window) -> Judgement:
         return no_steady_part("There is no part between ramp and drain.")
     spread = detail.seen is not None and detail.seen.spread
     how = ", tokens spread evenly over each request" if spread else ""
-    return long_and_level(part.latencies, lambda: token_drift(detail, part), how)
+    said = long_and_level(part.latencies, lambda: token_drift(detail, part), how)
+    return said if closed or said.verdict == "fail" else _keeps_up(said, detail, part)
+
+
+def _keeps_up(said: Judgement, detail: Detail, part: Full) -> Judgement:
+    """What was `said` of an open loop, unless requests pile up: a server that gets more than it
+    can serve has an even token rate, while its latencies grow for as long as the load lasts."""
+    grown = in_flight_drift(detail, part)
+    if not grown.low > DRIFT_LIMIT:
+        return said
+    interval = f"{grown.low:+.0%} to {grown.high:+.0%}"
+    text = f"Requests in flight grew by {grown.point:.0%} over {part.duration_s:.4g} s "
+    text += f"(90 % interval {interval}): more may arrive than are served."
+    return replace(said, verdict=UNKNOWN, observed=f"{grown.point:+.0%} ({interval})", text=text)

@@ -179,6 +179,6 @@ def _points_caption(found: Frames, frame: pd.DataFrame, metric: str) -> str:
     known = frame[(frame["kind"] == "estimate") & (frame["n"] > 0)]
     text += f"; bars: {interval_words(known)}. " if len(known) else "; no window is valid. "
     void = int((frame["kind"] == "void window").sum())
-    text += f"Hollow: {void} void windows, in no estimate. " if void else ""
+    text += f"Hollow: void windows ({void}), in no estimate. " if void else ""
     text += "The axis does not begin at zero; an arrow marks a bar that leaves it."
     return text + left_out(found)

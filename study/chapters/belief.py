@@ -48,19 +48,25 @@ def verdicts(found: Frames, values: Values) -> str:
     if found.windows.empty:
         return "No window was measured, so there is nothing to believe or to doubt."
     judged = found.judgements[found.judgements["scope"] == "window"]
-    cells = ["launch", "workload", "level"]
-    unproven = judged[judged["verdict"] == "cannot judge"][cells].drop_duplicates()
     valid = found.windows[found.windows["verdict"] == "valid"]
-    open_ones = len(valid.merge(unproven, on=cells))
+    unproven = found.unproven()
     all_windows = values.count("belief.windows", len(found.windows))
     valid_ones = values.count("belief.valid", len(valid))
     void = values.count("belief.void", len(found.windows) - len(valid))
     gates_asked = values.count("belief.gates", judged["gate"].nunique())
-    unsure = values.count("belief.unproven", open_ones)
+    unsure = values.count("belief.unproven", len(unproven))
     return (
         f"Each of {all_windows} windows was judged by {gates_asked} gates: **{valid_ones} are "
-        f"valid** and {void} void. In {unsure} of the valid ones at least one gate could not judge."
+        f"valid** and {void} void. In {unsure} of the valid ones at least one gate could not judge"
+        f"{_most_often(unproven)}."
     )
+
+
+def _most_often(unproven: pd.DataFrame) -> str:
+    """Which gate it was that could not judge most of them."""
+    if unproven.empty:
+        return ""
+    return f", most often `{unproven['gates'].explode().mode().iloc[0]}`"
 
 
 def distinct(found: Frames) -> Table:

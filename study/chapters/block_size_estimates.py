@@ -10,17 +10,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import pandas as pd
 
 from study import dunnett, estimates, figures, same_output
+from study.additive import additive
 from study.estimates import (
+    LIMITS,
     RATIO,
+    SIDES,
     as_columns,
     as_test,
     at,
     launch_values,
     of_metrics,
-    paired,
     rows_of,
 )
 from study.frames import NOT_MEASURED, Frames
@@ -166,12 +169,17 @@ def ratios(found: Frames, metric: str) -> pd.DataFrame:
 def _against_smallest(
     values: pd.DataFrame, one: Family, families: int
 ) -> Iterator[dict[str, object]]:
-    """The columns RATIO for each of the larger sizes."""
+    """The columns RATIO for each of the larger sizes; both sides adjusted to the same blocks, so
+    that they divide to the ratio."""
     baseline, *treatments = one.arms
+    fitted = additive(values[values["arm"].isin(one.arms)], "value")
     found = dunnett.against(values, "value", baseline, treatments, families=families)
     for arm, said in found.items():
-        sides = paired(values, arm, baseline, 1)
-        yield sides | as_columns(said.effect) | as_test(said)
+        sides: dict[str, object] = dict.fromkeys(SIDES, np.nan)
+        if said.blocks:
+            sides |= as_columns(fitted.arm_interval(baseline), LIMITS, "baseline_")
+            sides |= as_columns(fitted.arm_interval(arm), LIMITS, "treatment_")
+        yield as_columns(said.effect) | as_test(said) | sides
 
 
 def all_ratios(found: Frames) -> pd.DataFrame:

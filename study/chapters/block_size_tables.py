@@ -71,8 +71,8 @@ def comparisons(found: Frames) -> Table:
     made += "Those of a metric hold together. " if (known["n"] > 1).any() else ""
     said = (
         "Block sizes in force, each against the smallest of the same model and attention back "
-        f"end, inside blocks. {made}Both absolute values are over the same blocks; a dropped block "
-        f"lacked a valid window of one of the two. {verdict_words()} "
+        f"end, inside blocks. {made}Both absolute values are adjusted to the same blocks; a "
+        f"dropped block lacked a valid window of one of the two. {verdict_words()} "
     )
     return Table(pd.DataFrame(rows), data, " ".join([said + backend_words(data), *_alone(found)]))
 

@@ -34,6 +34,7 @@ from study.style import (
     panels,
     void_entry,
 )
+from study.tables import count
 
 LINE_IN = 0.32
 LIMIT_COLOUR = OUTCOME_COLOUR["failed"]
@@ -137,16 +138,16 @@ def _added_caption(part: Part, points: pd.DataFrame, allowed: pd.DataFrame) -> s
         "not kept, or not true. "
     )
     if len(allowed):
+        levels = dict.fromkeys([allowed["level"].min(), allowed["level"].max()])
         text += (
             f"Dashes: what {len(allowed)} windows of this chapter, of level "
-            f"{allowed['level'].min()} to {allowed['level'].max()}, allow at their own chunk rate, "
+            f"{' to '.join(map(str, levels))}, allow at their own chunk rate, "
             f"max({SHARE_LIMIT:.0%}, {FLOOR_S * 1e3:g} ms) of their median. "
         )
     if len(ramp):
         rate = instrument.allowed_per_s(part)
-        text += (
-            f"Broken line: {rate:,.0f} chunks/s, the rate that was kept divided by {RATE_FACTOR:g}."
-        )
+        kept = f"the rate that was kept divided by {RATE_FACTOR:g}"
+        text += f"Broken line: {count(rate)} chunks/s, {kept}."
     return text
 
 

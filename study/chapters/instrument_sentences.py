@@ -150,10 +150,11 @@ def twins(part: Part, values: Values) -> str:
     tests = known[known["p_value"].notna()]
     asked = values.count(f"{key}.comparisons", len(known))
     if tests.empty:
-        return f"The same server under two names: {asked} ratios, but {ONE_BLOCK}."
+        return f"The same server under two names was compared in {asked} ratios; {ONE_BLOCK}."
+    tested = values.count(f"{key}.tested", len(tests))
     wrong = int((tests["p_value"] < 1 - stats.CONFIDENCE).sum())
     return (
-        f"The same server under two names: of {asked} ratios "
+        f"The same server under two names: of {tested} ratios with an interval "
         f"{values.count(f'{key}.different', wrong)} differ from one by their simultaneous "
         "intervals, where none should. That they do not differ is not shown to be equality."
     )
@@ -175,7 +176,7 @@ def noise_floor(part: Part, values: Values) -> str:
             least = values.percent(f"{key}.shown", row.shown)
             said.append(f"{name} {spread} (so that these blocks could show {least})")
     if frame["spread"].isna().all():
-        return f"Two launches of one server differed by: {'; '.join(said)}; {ONE_BLOCK}."
+        return f"One pair of launches of one server differed by: {'; '.join(said)}; {ONE_BLOCK}."
     return (
         "The noise floor, as standard deviation of the log ratio of two launches of one server in "
         f"one block, and the least difference that could be shown: {'; '.join(said)}."

@@ -164,9 +164,8 @@ def components(part: Part) -> Table:
     shown = pd.DataFrame(
         {
             "between": [f"{row.n:,} {SEVERAL[row.source]}" for row in rows_of(data)],
-            "standard deviation": [
-                interval(100 * row.point, 100 * row.low, 100 * row.high) + " %"
-                for row in rows_of(data)
+            "standard deviation (%)": [
+                interval(100 * row.point, 100 * row.low, 100 * row.high) for row in rows_of(data)
             ],
             "share of one request's variance": data["share"].map(_percent),
             "error of the mean": data["error"].map(_percent),

@@ -17,6 +17,7 @@ from study.sentences import Values, margin, verdict
 from study.style import spelled
 
 # On a CPU either of them fixes how many cores the engine computes on.
+STORES = "Cold is of the same launch, which stores it as well; `off` is the server without."
 SETS_CORES = {"VLLM_CPU_NUM_OF_RESERVED_CPU", "VLLM_CPU_OMP_THREADS_BIND"}
 LIMITS = (
     "**What this does not tell.** The phases of a launch follow each other in one order, so "
@@ -79,7 +80,7 @@ def lead(part: Part, values: Values) -> str:
     frame = frame[(frame["offload"] != OFF) & (frame["workload"] == RESTORED)]
     told = [_lead(part.name, row, values) for row in rows_of(frame[frame["n"] > 0])]
     silent = [_model(part.name, row, values) for row in rows_of(frame[frame["n"] == 0])]
-    said = [f"When a prompt comes back: {'; '.join(told)}."] if told else []
+    said = [f"When a prompt comes back: {'; '.join(told)}. {STORES}"] if told else []
     if silent:
         said.append(f"No launch compares restored with cold for {' and '.join(silent)}.")
     seen = estimates.windows(part.found)
@@ -264,7 +265,10 @@ def price(part: Part, values: Values) -> str:
         told = [_price(f"{key}.{row.metric}", row, values) for row in rows_of(group) if row.n]
         said = "; ".join(told) or "no block to compare"
         lines.append(f"- {_model(part.name, next(rows_of(group)), values)}: {said}.")
-    return "\n".join(lines) or "- Not measured: no mode was measured beside `off`."
+    return (
+        "\n".join(lines)
+        or "- Not measured: there is no valid window of `off` beside one of a mode."
+    )
 
 
 def _price(key: str, row: Any, values: Values) -> str:
@@ -281,10 +285,15 @@ def _price(key: str, row: Any, values: Values) -> str:
 
 def outputs(part: Part, values: Values) -> str:
     """How many comparisons of outputs pass, and what the others say."""
-    judged = [one.judgement for one in offload_estimates.agreements(part)]
+    agreed = offload_estimates.agreements(part)
+    judged = [one.judgement for one in agreed]
     if not judged:
         return "- Not compared."
     key = f"{part.name}.outputs"
+    differ, prompts, ties = (
+        values.count(f"{key}.{what}", sum(getattr(one, what) for one in agreed))
+        for what in ("differing", "prompts", "ties")
+    )
     passed = values.count(f"{key}.pass", sum(one.verdict == "pass" for one in judged))
     of = values.count(f"{key}.compared", len(judged))
     others = [
@@ -294,7 +303,8 @@ def outputs(part: Part, values: Values) -> str:
     ]
     return (
         f"{passed} of {of} comparisons pass: the second pass of each arm, after its cache was "
-        "reset, against the first, and each mode against `off`."
+        f"reset, against the first, and each mode against `off` where both ran; {differ} of "
+        f"{prompts} prompts gave another token, {ties} of them at a tie."
         f"{_restored_again(part, values)}" + "\n".join(["\n", *others] if others else [])
     )
 

@@ -14,7 +14,7 @@ from study.figures import interval_words
 from study.style import spelled
 from study.tables import Table, compared, count, number, reported
 
-NO_OFF = "Not measured: no mode was asked for beside off."
+NO_OFF = "Not measured: `off` was not asked for, so no mode can be set against it."
 
 
 def where_from(part: Part) -> Table:

@@ -30,9 +30,9 @@ from study.style import spelled
 from study.tables import Table, compared, count, interval, number
 
 CAUTION = (
-    "Beyond its knee a server answers no more, only later: what exceeds it belongs in a queue in "
-    "front of the server, or on another one. A knee is that of these lengths, this engine and "
-    "this machine, and of the tested levels."
+    "Beyond its knee a server answers no more requests a second, only each of them later: what "
+    "exceeds it belongs in a queue in front of the server, or on another one. A knee is that of "
+    "these lengths, this engine and this machine, and of the tested levels."
 )
 
 
@@ -60,7 +60,7 @@ def results(part: Part, values: Values) -> list[Shown]:
         figures.latency(part).keep(f"{book}-latency"),
         cost_table(part).keep(f"{book}-costs"),
         figures.trade_off(part).keep(f"{book}-trade-off"),
-        Text("#### What ends the rise\nBy the engine's own gauges."),
+        Text("#### What ends the rise\nBy the level and the engine's own gauges."),
         figures.engine(part).keep(f"{book}-engine"),
         limit_table(part).keep(f"{book}-limits"),
         Text(rule(values)),
@@ -83,7 +83,9 @@ def lead(part: Part, values: Values) -> str:
         "(a curve is one family on one workload)"
     )
     text += _counted("; otherwise", states.drop(REACHED, errors="ignore"), values) + "."
-    return text + _counted(" What ends the rise", ended["limit"].value_counts(), values, ".")
+    return text + _counted(
+        " What ends the rise, by rule", ended["limit"].value_counts(), values, "."
+    )
 
 
 def _counted(what: str, counts: pd.Series, values: Values, end: str = "") -> str:
@@ -119,10 +121,14 @@ def _knee(key: str, row: Any, values: Values) -> str:
     share = values.percent("saturation.share", knee.SHARE)
     most = values.number(f"{key}.maximum_tok_s", row.maximum_tok_s)
     text = f"throughput stops rising at **{there}** in flight ({share} of {most} output tok/s)"
+    if row.void_near:
+        near = values.label(f"{key}.void_near", row.void_near)
+        text += f"; near it every window of level {near} is void, so it might lie elsewhere"
     total = values.count(f"{key}.launches", row.launches)
     if row.n < row.launches:
         reached = values.count(f"{key}.launches.reached", row.n)
-        return f"{text}; of {total} launches {reached} reached their knee, so it has no interval."
+        text += f"; of {total} launches {reached} reached their knee"
+        return f"{text}, so it has no interval." if pd.isna(row.low) else f"{text}."
     return f"{text}." if row.launches > 1 else f"{text}; one launch carries no interval."
 
 
@@ -175,17 +181,19 @@ def _gauges(key: str, row: Any, values: Values) -> str:
     there = values.count(f"{key}.at_level", int(row.at_level))
     running = values.number(f"{key}.running", row.running)
     waiting = values.number(f"{key}.waiting", row.waiting)
+    gauge = values.number(f"{key}.running_mean", row.running_mean)
     most = values.count(f"{key}.max_num_seqs", row.max_num_seqs)
     use = values.percent(f"{key}.kv_use", row.kv_use_max)
     preempted = values.number(f"{key}.preemptions", row.preemptions)
     meaning = {
-        BATCH_LIMIT: "The batch is full, and every further request waits for a place in it.",
+        BATCH_LIMIT: "As many are in flight as the batch holds; every further request waits.",
         KV_CACHE: "The cache is full, and every further request waits for room in it.",
-        COMPUTE: "Neither limit is met: every further request lengthens the steps that all share.",
+        COMPUTE: "Neither limit is met here: by exclusion, the steps that all share grow longer.",
     }.get(row.limit, "Both are full, and every further request waits.")
     return (
-        f"Of {there} in flight {running} run (at most {most}) and {waiting} wait, "
-        f"{use} of the cache is in use, preemptions a window: {preempted}. {meaning}"
+        f"Of {there} in flight {running} run (at most {most}; the gauge, which reads low, says "
+        f"{gauge}) and {waiting} wait, {use} of the cache is in use, preemptions a window: "
+        f"{preempted}. {meaning}"
     )
 
 
@@ -224,8 +232,8 @@ def knee_table(part: Part) -> Table:
     shown = pd.DataFrame([_knee_cells(row) for row in rows_of(data)])
     text = (
         f"Knee: the smallest level whose fitted throughput is at least {knee.SHARE:.0%} of the "
-        "fitted maximum over the tested levels, by the model that fits the pooled windows better "
-        "(AICc). Sigma (contention) and kappa (coherence) are those of Gunther's law, fitted to "
+        "fitted maximum over the tested levels, by the model that fits the pooled windows best for "
+        "its parameters. Sigma (contention) and kappa (coherence) are Gunther's, fitted to "
         "each launch, whichever model fits better. "
     )
     sure = data[data["low"].notna()]

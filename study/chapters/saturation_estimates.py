@@ -33,6 +33,7 @@ NO_VALID = "no valid window"
 BATCH_LIMIT, KV_CACHE, COMPUTE = "batch limit", "KV cache", "compute"
 RUNNING_FULL = 0.95  # of max_num_seqs, on average over the steady part: the batch is full
 CACHE_FULL = 0.95  # of the KV cache, at its fullest: a long request finds no room any more
+NEAR = 2.0  # two steps of sqrt(2): a level so near a knee could move it
 RESOLUTION = 0.01  # a knee lies on a grid of about such steps, so it is not known any finer
 
 HEADLINE = "output_tok_s"
@@ -55,8 +56,9 @@ def knees(part: Part) -> pd.DataFrame:
     no such interval, point is the pooled curve's. not_reached, not_judged: launches.
     maximum_tok_s and knee_tok_s: fitted, of the pooled curve. at_level: the lowest level at or
     above the knee, of those that most launches measured; top_level: the highest that most have
-    beside it. model_of_fit: the one that fits better. sigma_point, ..., kappa_high: Gunther's law
-    over launches.
+    beside it. void_near: levels near the knee of which every window is void, so that it might lie
+    elsewhere with them. model_of_fit: the one that fits better. sigma_point, ..., kappa_high:
+    Gunther's law over launches.
     """
     return pd.DataFrame([_knee_row(*one) for one in _curves(part)])
 
@@ -129,6 +131,7 @@ def _curves(part: Part) -> Iterator[tuple[Row, pd.DataFrame, knee.LaunchKnees]]:
         here = seen[(seen["arm"] == one["arm"]) & (seen["workload"] == one["workload"])]
         valid = here[here["verdict"] == "valid"]
         curve = {name: one[name] for name in CURVE} | {"max_num_seqs": batch[one["arm"]]}
+        curve["void_near"] = sorted({*here["level"]} - {*valid["level"]})  # so far all of them
         if valid.empty:
             outcome, reason = told.loc[one["arm"], ["outcome", "reason"]]
             curve |= {"state": NO_VALID if len(here) else outcome, "text": reason}
@@ -142,6 +145,7 @@ def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
     point = point if state == REACHED else np.nan
     tested = np.unique(valid["level"].to_numpy())
     at_level, top_level = _compared(valid, point)
+    void = [level for level in curve["void_near"] if point / NEAR <= level <= point * NEAR]
     return {
         "state": state,
         "text": text,
@@ -155,6 +159,7 @@ def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
         "highest_level": tested.max(initial=0),
         "at_level": at_level,
         "top_level": top_level,
+        "void_near": ", ".join(map(str, void)),
         "maximum_tok_s": pooled.maximum,
         "knee_tok_s": float(pooled.fit.predict(point)) if pooled.fit else np.nan,
         "model_of_fit": pooled.model,

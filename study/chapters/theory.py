@@ -38,7 +38,7 @@ def results(part: Part, values: Values) -> list[Shown]:
         sizes().keep(f"{book}-sizes"),
         Text("#### What fits where\nDevices for the weights alone, and cache beside them."),
         devices().keep(f"{book}-devices"),
-        Text("#### How fast it can be\nA bound, and beside it an estimate, which is none."),
+        Text("#### How fast it can be\nA bound, and beside it an estimate, which is not a bound."),
         figures.trade_off(MODEL).keep(f"{book}-trade-off"),
         costs().keep(f"{book}-costs"),
         Text(f"#### Speculation\n{speculation(values)}"),

@@ -133,6 +133,8 @@ def measured(seen: pd.DataFrame, device: Hardware | None) -> Drawn:
     near = beside.approached(seen)
     if device is None:
         return Drawn(None, near, "This machine's memory bandwidth was not measured.")
+    if seen.empty:
+        return Drawn(None, near, "No model was asked for here, so nothing was measured.")
     if near.empty:
         return Drawn(None, near, f"Nothing measured comes near its bound.{_why(seen, device)}")
     workloads = list(dict.fromkeys(near["workload"]))

@@ -200,6 +200,8 @@ def no_offload(table: pd.DataFrame) -> list[Case]:
 
 def _case(row: pd.Series, where: str, holds: Callable[[pd.Series], bool]) -> Case:
     said = f"{row['words']}: " if row["words"] else f"{row['outcome']}, {row['backend']}: "
+    if row["words"] and " " in str(row.get("heads", "")):
+        said = f"for any of {row['heads']} heads, as of the first of them: {said}"
     known = row["outcome"] != UNKNOWN
     return Case(where, holds(row) if known else None, f"{said}{row['evidence']}")
 

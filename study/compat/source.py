@@ -17,6 +17,8 @@ from study.errors import StudyError
 
 PACKAGE = "vllm"
 _VERSION = re.compile(r"^Version: (\S+)", re.MULTILINE)
+# Of the engine, by either of its names; vllm_flash_attn lies beside it.
+_METADATA = re.compile(r"vllm(_cpu)?-\d[^/]*\.dist-info/METADATA")
 
 
 @dataclass(frozen=True)
@@ -114,10 +116,12 @@ def _is_source(name: str) -> bool:
 
 def _version(path: Path) -> str:
     if path.is_dir():
-        texts = [file.read_text(encoding="utf-8") for file in path.glob("vllm*.dist-info/METADATA")]
+        files = path.glob("vllm*.dist-info/METADATA")
+        own = [one for one in files if _METADATA.fullmatch(one.relative_to(path).as_posix())]
+        texts = [one.read_text(encoding="utf-8") for one in own]
     else:
         with zipfile.ZipFile(path) as wheel:
-            names = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+            names = [name for name in wheel.namelist() if _METADATA.fullmatch(name)]
             texts = [wheel.read(name).decode("utf-8") for name in names]
     for text in texts:
         if said := _VERSION.search(text):

@@ -14,6 +14,7 @@ from study.experiments.serving import Loaded
 
 Switch = Literal["compile", "kv_split", "aiter"]
 Switches = Annotated[tuple[Switch, ...], *SOME]
+MASTER = "VLLM_ROCM_USE_AITER"
 SUB_SWITCHES = ("LINEAR", "MOE", "RMSNORM", "MLA", "MHA")  # each on by default under the master
 
 
@@ -37,11 +38,10 @@ def settings(eager: bool) -> Iterator[Setting]:
     split = "VLLM_CPU_ATTN_SPLIT_KV"
     yield Setting("kv_split", "kv-split", "kv-split", True, {split: "1"}, ("cpu",))
     yield Setting("kv_split", "no-kv-split", "kv-split", True, {split: "0"}, ("cpu",))
-    master = "VLLM_ROCM_USE_AITER"
-    yield Setting("aiter", "aiter-off", "aiter-off", eager, {master: "0"}, ("rocm",))
-    yield Setting("aiter", "aiter-on", "aiter-off", eager, {master: "1"}, ("rocm",))
+    yield Setting("aiter", "aiter-off", "aiter-off", eager, {MASTER: "0"}, ("rocm",))
+    yield Setting("aiter", "aiter-on", "aiter-off", eager, {MASTER: "1"}, ("rocm",))
     for part in SUB_SWITCHES:
-        without = {master: "1", f"{master}_{part}": "0"}
+        without = {MASTER: "1", f"{MASTER}_{part}": "0"}
         name = f"aiter-without-{part.lower()}"
         yield Setting("aiter", name, "aiter-on", eager, without, ("rocm",))
 
@@ -71,6 +71,8 @@ class Aiter(Loaded):
 
     def _arm(self, name: str, setting: Setting) -> Arm:
         said = {key: str(value == "1") for key, value in setting.environment.items()}
+        if setting.environment.get(MASTER) == "1":
+            said["aiter"] = "used"  # the switch alone is no proof: see study.engine.AITER
         return self.arm(
             f"{name}-{setting.name}",
             models.load(name).at_depth(self.layers),

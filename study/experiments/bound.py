@@ -20,7 +20,7 @@ class Bound(Loaded):
 
     notebook: ClassVar[str] = "70_theory"
     name: ClassVar[str] = "theory"
-    title: ClassVar[str] = "What physics allows"
+    title: ClassVar[str] = "Models, devices and bounds"
     question: ClassVar[str] = "What does physics allow, and how near to it does a server come?"
 
     models: NoModels = Field(

@@ -27,9 +27,12 @@ def machine_quiet(seen: WindowEvidence) -> Judgement:
     foreign = max(0.0, (grown(looks, "busy_s") - grown(looks, "own_s")) / span_s)
     most = min(FOREIGN_SHARE * float(looks["cores"].iloc[0]), FOREIGN_CORES)
     said = f"Others kept {foreign:.2f} of {looks['cores'].iloc[0]:g} cores busy"
-    throttled = _throttled(looks, span_s)
-    verdict: Verdict = "fail" if foreign > most or throttled else "pass"
-    text = "; ".join([said, *(throttled or _unthrottled(looks)), *_waits(looks, span_s)])
+    throttled, unknown = _throttled(looks, span_s), _unknown(looks)
+    verdict: Verdict = "cannot judge" if unknown else "pass"
+    if foreign > most or throttled:
+        verdict = "fail"
+    found = throttled or [*_unthrottled(looks), *unknown]
+    text = "; ".join([said, *found, *_waits(looks, span_s)])
     limit = f"at most {most:.2g} cores busy for others, nothing throttled"
     return Judgement("machine_quiet", "window", verdict, foreign, limit, f"{text}.")
 
@@ -58,6 +61,14 @@ def _unthrottled(looks: pd.DataFrame) -> list[str]:
     }
     free = [name for name, value in known.items() if not math.isnan(value)]
     return [f"not throttled: {', '.join(free)}" if free else "throttling is not reported here"]
+
+
+def _unknown(looks: pd.DataFrame) -> list[str]:
+    """That GPUs are here of which it is not known; older records do not say how many there are."""
+    count = looks.reindex(columns=["gpus"])["gpus"].max()
+    if count > 0 and math.isnan(looks["gpu_throttled"].max()):
+        return [f"whether a GPU of {count:g} was throttled is not reported"]
+    return []
 
 
 def _waits(looks: pd.DataFrame, span_s: float) -> list[str]:
