@@ -220,6 +220,9 @@ def setup(
         rows += [("engine", " ".join(map(str, known["engine"].values())))]
         rows += [(name, str(value)) for name, value in known["packages"].items()]
         rows += [(name, _plain(value)) for name, value in known["machine"].items()]
+        rows += [
+            (f"inherited {name}", value) for name, value in known.get("environment", {}).items()
+        ]
         rows += [("protocol", str(launches[0].identity["protocol"]))]
     rows += [(name, _plain(value)) for name, value in experiment]
     rows += [

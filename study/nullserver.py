@@ -138,13 +138,15 @@ class Peer(asyncio.Protocol):
         self.send(f"{head}content-length: {len(data)}\r\n\r\n".encode() + data)
 
 
-async def _serve_until_told(port: int, pace: Pace) -> None:
+async def _serve_until_told(port: int, pace: Pace, asker: int | None) -> None:
     loop = asyncio.get_running_loop()
     wheel = Wheel(pace)
     server = await loop.create_server(lambda: Peer(wheel), "127.0.0.1", port, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     told = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, told.set)
+    if asker is not None:
+        loop.add_reader(asker, told.set)  # nothing is ever written there: it was closed
 
     def turn() -> None:
         wheel.turn()
@@ -172,8 +174,11 @@ def serve(
     command += [] if cpus is None else ["--cpus", ",".join(map(str, cpus))]
     paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
-    assert process.stdout is not None
+    # Its standard input is held open: when we die, however, the server ends.
+    process = subprocess.Popen(
+        [*command, "--held"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+    assert process.stdin is not None and process.stdout is not None
     try:
         port = process.stdout.readline().decode().strip()
         if not port:
@@ -182,6 +187,7 @@ def serve(
     finally:
         process.kill()
         process.wait()
+        process.stdin.close()
         process.stdout.close()
 
 
@@ -189,7 +195,8 @@ def stats(base_url: str, *, reset: bool = False) -> dict[str, float]:
     """What a null server says of itself since the last reset; or reset it now."""
     path, method = ("/stats/reset", "POST") if reset else ("/stats", "GET")
     request = urllib.request.Request(base_url + path, method=method)
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy to loopback
+    with direct.open(request, timeout=10) as answer:
         found: dict[str, float] = orjson.loads(answer.read())
     return found
 
@@ -209,6 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fault-every", type=int, default=1, help="hit each so many-th request")
     parser.add_argument("--cap", type=int, help="serve so many at a time, queue the rest")
     parser.add_argument("--cpus", help="run on these cores only, as 0,1")
+    parser.add_argument("--held", action="store_true", help="end when standard input does")
     asked = parser.parse_args(arguments)
     if asked.cpus:
         os.sched_setaffinity(0, map(int, asked.cpus.split(",")))
@@ -220,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pace = Pace(asked.ttft_ms, asked.itl_ms, asked.output_tokens, fault, every, cap)
     gc.disable()  # a pause of the collector would be a late token
     with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_serve_until_told(asked.port, pace))
+        runner.run(_serve_until_told(asked.port, pace, 0 if asked.held else None))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import orjson
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +20,7 @@ from study import calibrate as calibrating
 from study import calibration, nullloads, plan, platform, protocol, truth
 from study.calibrate import calibrate
 from study.nullloads import LOAD_S, Grid
+from study.nullserver import serve, stats
 from study.store import Store
 from study.truth import Claims
 
@@ -135,3 +140,35 @@ def test_what_was_interrupted_is_repeated_and_never_half_believed(
 def test_launches_are_not_confused_by_it(store: Store) -> None:
     calibrate(TINY, store, io.StringIO())
     assert store.attempts() == []
+
+
+HELD = """
+import time
+from study.nullserver import serve
+with serve() as base_url:
+    print(base_url, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_null_server_ends_with_the_process_that_started_it() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", HELD], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    assert parent.stdout.readline().startswith("http")
+    children = psutil.Process(parent.pid).children()
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    assert len(children) == 1
+    assert not psutil.wait_procs(children, timeout=5)[1]
+
+
+def test_a_null_server_is_asked_directly_where_there_is_a_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(urllib.request, "_opener", None)  # it remembers the proxies it began with
+    with serve() as base_url:
+        assert stats(base_url)
