@@ -25,6 +25,7 @@ from study.style import spelled
 
 NOT_REPORTED = "not reported"
 DIGITS = 3
+FAR = 1000.0  # times a point: an interval that wide says that next to nothing is known
 WORDY = 30  # characters
 FEW = 5  # columns
 THIN = "\u202f"  # between thousands: a comma would be taken for the one between two limits
@@ -85,10 +86,14 @@ def count(value: float) -> str:
 
 
 def interval(point: float, low: float, high: float) -> str:
-    """'12.3 [11.9, 12.8]'; without limits only the point."""
+    """'12.3 [11.9, 12.8]'; without limits only the point; '0.8 [< 0.0008, > 800]' where a limit
+    is more than `FAR` times away from the point, which is all that anybody can use of it."""
     if math.isnan(low) or math.isnan(high):
         return number(point)
-    return f"{number(point)} [{number(low)}, {number(high)}]"
+    near, far = point / FAR, point * FAR
+    below = f"< {number(near)}" if 0 < low < near else number(low)
+    above = f"> {number(far)}" if high > far > 0 else number(high)
+    return f"{number(point)} [{below}, {above}]"
 
 
 def p_value(value: float) -> str:

@@ -314,6 +314,8 @@ def test_numbers_as_text() -> None:
     assert tables.number(9.996) == "10.0"
     assert tables.number(float("nan")) == "n/a"
     assert tables.number(0.0) == "0"
+    assert tables.interval(0.8, 4e-22, 1.5e21) == "0.800 [< 0.000800, > 800]"
+    assert tables.interval(1.5, -118, 121) == "1.50 [-118, 121]"
     assert tables.interval(1.5, float("nan"), float("nan")) == "1.50"
     assert tables.interval(1234.0, 1000.0, 2000.0) == "1 230 [1 000, 2 000]".replace(
         "1 ", f"1{tables.THIN}"
