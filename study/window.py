@@ -13,11 +13,10 @@ from study.counters import Sampler, idle_counters
 from study.errors import StudyError
 from study.experiment import WindowPlan
 from study.plan import Launch
-from study.server import Server
+from study.server import DYING_S, Server
 from study.store import write_json
 from study.telemetry import Telemetry
 
-DYING_S = 8.0  # between an engine's last answer and the end of its process
 WARM_SLICES = 6  # at most; then the window goes on, and its record shows that they differ
 WARM_AGREEMENT = 0.05
 WARM_SLICE_S = 0.5  # at least about so long, or a slice is one unlucky request

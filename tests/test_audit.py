@@ -94,7 +94,7 @@ def test_a_name_that_is_no_text_is_written_out(
 
 
 def test_a_reader_who_leaves_early_sees_no_traceback(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved = save(tmp_path / "a.json", closed_loop())
     read_end, write_end = os.pipe()
@@ -104,6 +104,7 @@ def test_a_reader_who_leaves_early_sees_no_traceback(
         call(saved)
         call(saved, "--json")
         monkeypatch.undo()
+    assert capsys.readouterr().err == ""
 
 
 def test_help_names_every_column_and_status(capsys: pytest.CaptureFixture[str]) -> None:
