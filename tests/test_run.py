@@ -75,6 +75,7 @@ def test_a_launch_from_start_to_frames(fake: Path) -> None:
     launch = found.launches.iloc[0]
     assert (launch["outcome"], launch["reason"], launch["windows"]) == ("measured", "", 2)
     assert list(found.windows["level"]) == [1, 4]
+    assert list(found.windows["reasons"]) == ["", ""]
     assert list(found.windows["verdict"]) == ["valid", "valid"]
     # 8 tokens, 2 ms apart at least: no stream can be faster
     assert (found.windows["output_tok_s"] <= found.windows["level"] / 0.002).all()
