@@ -41,7 +41,7 @@ COMPARISONS = {
     "engine_bench_tokens": "Output tokens: engine / bench",
     "engine_bench_ttft": "TTFT, mean: engine / bench",
 }
-KEYS = ("launch", "block", "arm", "workload", "level")
+KEYS = ("launch", "block", "arm", "workload", "level", "again")
 FILES = (
     *KEYS, "outcome", "reason", "verdict", "reasons", "requests", "completed", "duration_s",
     "full_s", "input_least", "input_most", "output_least", "output_most", "cpu_s",
@@ -76,7 +76,8 @@ def read(launches: Sequence[Launch], store: Store) -> Seconds:
                 continue
             plan = content["plan"]
             place = (one.launch.id, one.launch.block, one.launch.arm.name)
-            keys = dict(zip(KEYS, (*place, plan["workload"]["name"], plan["level"]), strict=True))
+            which = (plan["workload"]["name"], plan["level"], plan["again"])
+            keys = dict(zip(KEYS, (*place, *which), strict=True))
             row, compared = of_window(folder, content)
             files.append({**keys, **row})
             ratios += [{**keys, **one_ratio} for one_ratio in compared]

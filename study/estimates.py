@@ -91,7 +91,9 @@ def windows(found: Frames) -> pd.DataFrame:
     if not found.windows.empty:
         return found.windows
     columns = ["launch", "block", "arm", *FACTORS, "workload", "input_tokens", "output_tokens"]
-    return pd.DataFrame(columns=[*columns, "level", "searched", "verdict", "reasons", *METRICS])
+    return pd.DataFrame(
+        columns=[*columns, "level", "searched", "again", "verdict", "reasons", *METRICS]
+    )
 
 
 def why_not(found: Frames, otherwise: str) -> str:

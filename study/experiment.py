@@ -92,14 +92,25 @@ class WindowPlan(BaseModel):
     warm_up: bool = True  # not where it would change what the cache holds
     phase: Phase = "cold"  # what the prefix cache holds of its prompts (study.gates.cache)
     second: bool = False  # the second instrument sends the same load, right after
+    searched: bool = False  # the arm's search chose the level
+    again: bool = False  # it is measured once more, for the first was void
 
     @property
     def name(self) -> str:
         return f"{self.workload.name}-{self.level}"
 
     def at(self, level: int) -> WindowPlan:
-        """The same at another level, and without a second instrument."""
-        return self.model_copy(update={"level": level, "second": False})
+        """The same at a level that a search chose, and without a second instrument."""
+        return self.model_copy(update={"level": level, "second": False, "searched": True})
+
+    def once_more(self) -> WindowPlan:
+        """The same a second time, in the place of a void one."""
+        return self.model_copy(update={"again": True})
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it may be measured once more: not where that would find another cache."""
+        return self.requests is None and not self.again
 
 
 class Arm(BaseModel):

@@ -198,7 +198,7 @@ def estimate_caption(frame: pd.DataFrame) -> str:
         text = f"Points: {mean} over launches; bars: {'; '.join(dict.fromkeys(bars))}."
     void = frame[frame["kind"] == "void window"]
     if len(void):
-        windows = void.drop_duplicates(["launch", "workload", "level"])
+        windows = void[void["metric"] == void["metric"].iloc[0]]
         undrawable = windows["point"].isna().sum()
         text += f" Hollow: void windows ({len(windows)}), one point each, in no estimate"
         text += f" ({undrawable} of them gave no value to draw)." if undrawable else "."

@@ -21,7 +21,7 @@ from study.steady import measure
 from study.store import Attempt, Store
 from study.validity import Judgement, WindowEvidence
 
-__all__ = ["NOT_MEASURED", "Frames", "read"]
+__all__ = ["NOT_MEASURED", "Found", "Frames", "just_measured", "read"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,8 @@ class Frames:
         ready_s, stop_s, wall_s, windows, and what the engine says is in force.
     windows: a row per window of a launch that was measured: experiment, launch, block, arm, one
         column per factor, workload, input_tokens, output_tokens, level, searched (the level was
-        chosen by the arm's search, not asked for), verdict, reasons, load_s, warm_s, wall_s,
+        chosen by the arm's search, not asked for), again (measured once more on its launch, for
+        the first was void: both are rows), verdict, reasons, load_s, warm_s, wall_s,
         loop_lag_p99_s; client_wait_s and server_wait_s (how long their main threads were ready to
         run but had no core: study.telemetry); the engine's own account of the load
         (prefix_hits_tokens, external_hits_tokens, offload_load_bytes, offload_store_bytes,
@@ -68,7 +69,7 @@ class Frames:
         unsure = judged[judged["verdict"] == "cannot judge"]
         if unsure.empty:
             return valid.iloc[:0].assign(gates=[])
-        cell = ["launch", "workload", "level"]
+        cell = ["launch", "workload", "level", "again"]
         gates = unsure.groupby(cell)["gate"].agg(list).rename("gates").reset_index()
         return valid.merge(gates, on=cell)
 
@@ -92,13 +93,26 @@ def read(launches: Sequence[Launch], store: Store | None = None) -> Frames:
     )
 
 
-def output_tok_s(launch: Launch, folder: Path, in_force: dict[str, str | None]) -> float | None:
-    """Output tokens/s in the steady part of a window just measured; None where it is void."""
+@dataclass(frozen=True)
+class Found:
+    """What can be said of a window just measured.
+
+    output_tok_s: output tokens/s in its steady part; None where it is void. of_the_moment: it is
+    void, but for passing reasons.
+    """
+
+    output_tok_s: float | None
+    of_the_moment: bool
+
+
+def just_measured(launch: Launch, folder: Path, in_force: dict[str, str | None]) -> Found:
+    """Judge a window by what is on disk while its launch still lasts."""
     content = orjson.loads((folder / "window.json").read_bytes())
     evidence = _evidence(launch, content, Recording.load(folder / "load"), folder, in_force)
     rate = measure(evidence.requests, evidence.chunks, evidence.steady).output_tok_s
-    is_void = validity.verdict(validity.judge_window(evidence)) == "void"
-    return None if is_void or math.isnan(rate) else rate
+    judgements = validity.judge_window(evidence)
+    is_void = validity.verdict(judgements) == "void" or math.isnan(rate)
+    return Found(None if is_void else rate, validity.of_the_moment(judgements))
 
 
 RECORDED = ("started_utc", "order", "ready_s", "stop_s", "wall_s")
@@ -151,7 +165,8 @@ def _window_rows(
         "input_tokens": workload["input_tokens"],
         "output_tokens": workload["output_tokens"],
         "level": content["plan"]["level"],
-        "searched": content["index"] >= len(launch.arm.windows),
+        "searched": content["plan"]["searched"],
+        "again": content["plan"]["again"],
     }
     verdict = validity.verdict(judgements)
     reasons = [one.text for one in judgements if (one.scope, one.verdict) == ("window", "fail")]

@@ -36,13 +36,26 @@ def verdicts(found: Frames) -> Table:
 
 
 def void_windows(found: Frames) -> Table:
-    """Every void window with the reasons of the gates that failed."""
-    columns = ["arm", "block", "workload", "level", "reasons"]
+    """Every void window with the reasons of the gates that failed, and what came of another try.
+
+    Columns: arm, block, workload, level, reasons, once_more (`valid`, `void`, or empty where it
+    was not measured again).
+    """
+    cell, columns = ["launch", "workload", "level"], ["arm", "block", "workload", "level"]
     seen = estimates.windows(found)
-    data = seen.loc[seen["verdict"] == "void", columns].reset_index(drop=True)
-    shown = data.assign(block=data["block"] + 1)
-    text = "Void windows: drawn hollow, in no estimate." if len(data) else "No window is void."
-    return Table(shown, data, text)
+    later = seen.loc[seen["again"].astype(bool), [*cell, "verdict"]]
+    first = seen[(seen["verdict"] == "void")].merge(
+        later.rename(columns={"verdict": "once_more"}).assign(again=False),
+        on=[*cell, "again"],
+        how="left",
+    )
+    data = first.fillna({"once_more": ""})[[*columns, "reasons", "once_more"]]
+    shown = data.assign(block=data["block"] + 1).rename(columns={"once_more": "once more"})
+    text = (
+        "Void windows: drawn hollow, in no estimate. Where the reason may have passed a moment "
+        "later, the window was measured once more on the same launch; that one may be valid."
+    )
+    return Table(shown, data, text if len(data) else "No window is void.")
 
 
 def all_windows(found: Frames) -> Table:

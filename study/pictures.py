@@ -149,7 +149,8 @@ def example(found: Frames, store: Store | None = None) -> Window | None:
     best = (store or Store()).best(str(chosen["launch"]))
     for folder in best.windows if best else []:
         plan = orjson.loads((folder / "window.json").read_bytes())["plan"]
-        if (plan["workload"]["name"], plan["level"]) == (chosen["workload"], chosen["level"]):
+        which = (plan["workload"]["name"], plan["level"], plan["again"])
+        if which == (chosen["workload"], chosen["level"], chosen["again"]):
             recording = Recording.load(folder / "load")
             title = (
                 f"{spelled(str(chosen['model']))}, {chosen['layers']} layers, block "

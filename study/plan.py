@@ -35,6 +35,7 @@ class Pace:
     prefill_s: dict[str, float]  # by attention family
     make_bytes_s: float  # how fast weights are made up
     read_bytes_s: float  # and read
+    again: float  # the share of windows that are void and measured once more
 
     def latency_s(self, arm: Arm, window: WindowPlan) -> float:
         """Of one request. Beyond what the engine runs at once, requests wait for as long again."""
@@ -49,9 +50,9 @@ class Pace:
 
 
 # Measured with the small models on two cores of a server CPU, whose starts take 19 to 30 s.
-ON_A_CPU = Pace(21.0, 10.0, 0.7e-3, 0.3e-3, 0.06e-3, {"gqa": 28e-6, "mla": 60e-6}, 80e6, 30e9)
+ON_A_CPU = Pace(21.0, 10.0, 0.7e-3, 0.3e-3, 0.06e-3, {"gqa": 28e-6, "mla": 60e-6}, 80e6, 30e9, 0.15)
 # A guess from published figures for a model of 1e9 parameters; the budget corrects it as it goes.
-ON_A_GPU = Pace(60.0, 60.0, 1e-3, 0.15e-3, 0.5e-6, {"gqa": 0.5e-6, "mla": 0.5e-6}, 1e9, 2e12)
+ON_A_GPU = Pace(60.0, 60.0, 1e-3, 0.15e-3, 0.5e-6, {"gqa": 0.5e-6, "mla": 0.5e-6}, 1e9, 2e12, 0.05)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Launch:
     @property
     def start_s(self) -> float:
         """How long until its first window, roughly: the server's start and the fixed prompts."""
-        pace = ON_A_CPU if self.setup["engine"]["kind"] == "cpu" else ON_A_GPU
+        pace = self._pace
         compile_s = 0.0 if self.arm.flags.get("enforce_eager") else pace.compile_s
         stored = theory.BF16_BYTES * theory.parameters(self.arm.model, active=False)
         made_s = stored / pace.make_bytes_s
@@ -122,12 +123,16 @@ class Launch:
         return self.start_s + sum(map(self.window_s, self.expected_windows)) + STOP_S
 
     def window_s(self, window: WindowPlan) -> float:
-        """How long one of its windows will take, roughly."""
-        return load_s(window, self._latency_s(window))
+        """How long one of its windows will take, roughly, now and then twice."""
+        again = self._pace.again if window.repeatable else 0.0
+        return load_s(window, self._latency_s(window)) * (1 + again)
 
     def _latency_s(self, window: WindowPlan) -> float:
-        pace = ON_A_CPU if self.setup["engine"]["kind"] == "cpu" else ON_A_GPU
-        return pace.latency_s(self.arm, window)
+        return self._pace.latency_s(self.arm, window)
+
+    @property
+    def _pace(self) -> Pace:
+        return ON_A_CPU if self.setup["engine"]["kind"] == "cpu" else ON_A_GPU
 
 
 def load_s(window: WindowPlan, latency_s: float) -> float:

@@ -42,8 +42,9 @@ class Progress:
         if not self._of_this_launch:
             self._launch_so_far_s = launch.start_s
         total = max(self.plan.windows, self._windows_done + 1)
+        again = " once more, for the first was void" if window.again else ""
         self.say(
-            f"{window.workload} · level {window.level} · "
+            f"{window.workload} · level {window.level}{again} · "
             f"{self._windows_done}/{total} windows done, {self._left()}"
         )
 
@@ -51,7 +52,8 @@ class Progress:
         """A window of the launch is on disk; it takes none of the time of other launches."""
         self._windows_done += 1
         self._of_this_launch += 1
-        so_far_s = self._launch_so_far_s + launch.window_s(window)
+        took_s = 0.0 if window.again else launch.window_s(window)  # the plan has both in one
+        so_far_s = self._launch_so_far_s + took_s
         self._launch_so_far_s = min(so_far_s, launch.expected_s)
 
     def skipped(self, launch: Launch, why: str) -> None:

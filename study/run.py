@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import TextIO
 
@@ -146,18 +147,24 @@ def _measure(
 def _load(
     session: Session, writer: LaunchWriter, in_force: dict[str, str | None], progress: Progress
 ) -> None:
-    """Every window in order; where the arm has a search, what it saw is put on record."""
-    launch = session.launch
+    """Every window in order, once more where it is void for passing reasons.
+
+    Where the arm has a search, what it saw is put on record.
+    """
+    launch, numbers = session.launch, count()
     seen: dict[str, dict[int, float | None]]
     seen = {window.workload.name: {} for window in launch.arm.windows}
-    for index, window in enumerate(plan.windows(launch.arm, seen)):
-        progress.window(launch, window)
-        folder = writer.window_folder(index, window.name)
-        session.measure(index, window, folder)
-        progress.window_done(launch, window)
+    for asked in plan.windows(launch.arm, seen):
+        for window in (asked, asked.once_more()):
+            progress.window(launch, window)
+            folder = writer.window_folder(number := next(numbers), window.name)
+            session.measure(number, window, folder)
+            progress.window_done(launch, window)
+            found = frames.just_measured(launch, folder, in_force)
+            if not (found.of_the_moment and window.repeatable):
+                break
         if search := launch.arm.search:
-            so_far = seen[window.workload.name]
-            so_far[window.level] = frames.output_tok_s(launch, folder, in_force)
+            seen[asked.workload.name][asked.level] = found.output_tok_s
             writer.update(search=_said(search, seen))
 
 

@@ -26,6 +26,7 @@ import orjson
 
 from study import engine
 from study.counters import counters, idle_counters
+from study.experiment import WindowPlan
 from study.plan import Launch
 from study.server import Server
 
@@ -38,9 +39,15 @@ MISSING = ("ImportError", "ModuleNotFoundError")
 
 
 def measure(
-    launch: Launch, index: int, server: Server, requests: int, cpus: Sequence[int], folder: Path
+    launch: Launch,
+    number: int,
+    window: WindowPlan,
+    server: Server,
+    requests: int,
+    cpus: Sequence[int],
+    folder: Path,
 ) -> dict[str, Any]:
-    """Send the load of the arm's window of this index once more, so many requests of other
+    """Send the load of the launch's `number`-th window once more, so many requests of other
     prompts, and keep the tool's file in `folder`.
 
     Returns what goes into window.json: tool, outcome (`measured`, `not applicable` where the
@@ -48,7 +55,7 @@ def measure(
     before and after the run that counts, its cpu_s, and wall_s of everything.
     """
     began = time.monotonic()
-    words = arguments(launch, index, server, requests, folder)
+    words = arguments(launch, number, window, server, requests, folder)
     outcome, reason, said = _run(words, cpus, server.api_key)
     (folder / LOG).write_text(said)
     return {
@@ -63,10 +70,9 @@ def measure(
 
 
 def arguments(
-    launch: Launch, index: int, server: Server, requests: int, folder: Path
+    launch: Launch, number: int, window: WindowPlan, server: Server, requests: int, folder: Path
 ) -> dict[str, object]:
     """The tool's options for this window: same model, level and lengths, another seed."""
-    window = launch.arm.windows[index]
     return {
         "backend": "openai",
         "base-url": server.base_url,
@@ -78,7 +84,7 @@ def arguments(
         "num-prompts": requests,
         "max-concurrency": window.level,
         "temperature": 0,
-        "seed": 1000 * (launch.seed + launch.block) + index,
+        "seed": 1000 * (launch.seed + launch.block) + number,
         "percentile-metrics": "ttft,tpot,itl,e2el",
         "result-dir": folder,
         "result-filename": RESULT,

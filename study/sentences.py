@@ -137,9 +137,12 @@ def outcomes(name: str, found: Frames, launches: Sequence[Launch], values: Value
     ]
     seen = estimates.windows(found)
     void = int((seen["verdict"] == "void").sum())
-    asked_for = len(estimates.planned(launches)) + int(seen["searched"].sum())
-    planned = values.count(f"{name}.windows.asked", asked_for)
+    again = int(seen["again"].sum())
+    searched = int((seen["searched"] & ~seen["again"].astype(bool)).sum())
+    planned = values.count(f"{name}.windows.asked", len(estimates.planned(launches)) + searched)
     measured = values.count(f"{name}.windows.measured", len(seen))
+    if again:
+        measured += f" ({values.count(f'{name}.windows.again', again)} of them once more)"
     refused = values.count(f"{name}.windows.void", void)
     valid = values.count(f"{name}.windows.valid", len(seen) - void)
     text = (

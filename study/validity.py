@@ -26,12 +26,14 @@ from study.gates.steady import steady_part_found
 from study.gates.warm import warm
 
 __all__ = [
+    "PASSING",
     "WINDOW_GATES",
     "Judgement",
     "Scope",
     "Verdict",
     "WindowEvidence",
     "judge_window",
+    "of_the_moment",
     "verdict",
 ]
 
@@ -57,6 +59,10 @@ WINDOW_GATES: tuple[Callable[[WindowEvidence], Judgement], ...] = (
 )
 
 
+# What made these fail may have passed a moment later. All others tell what engine or client do.
+PASSING = frozenset({"level_reached", "steady_part", "warm", "reconciled", "machine_quiet"})
+
+
 def judge_window(evidence: WindowEvidence) -> tuple[Judgement, ...]:
     """What every gate says of this window: those of scope window, in the order of
     `WINDOW_GATES`, then one for each tail percentile."""
@@ -68,3 +74,12 @@ def verdict(judgements: Sequence[Judgement]) -> Literal["valid", "void"]:
     """Void when a gate of scope window fails; what cannot be judged voids nothing."""
     failed = any(said.scope == "window" and said.verdict == "fail" for said in judgements)
     return "void" if failed else "valid"
+
+
+def of_the_moment(judgements: Sequence[Judgement]) -> bool:
+    """Whether a window is void for passing reasons only, so that it is worth another try.
+
+    The choice looks at gates, never at the number: a window is not repeated for its result.
+    """
+    failed = {said.gate for said in judgements if (said.scope, said.verdict) == ("window", "fail")}
+    return bool(failed) and failed <= PASSING

@@ -66,7 +66,9 @@ class Session:
         if window.second:
             cpus = self.client.cpus or cores.client()
             sent = len(recording.requests)
-            content["second"] = second.measure(self.launch, index, self.server, sent, cpus, folder)
+            content["second"] = second.measure(
+                self.launch, index, window, self.server, sent, cpus, folder
+            )
         write_json(folder / "window.json", content)
 
     def _warm_up(self, index: int, window: WindowPlan, folder: Path) -> list[float]:

@@ -2,8 +2,9 @@
 
 Run as a script with the engine's own flags; what to do wrong stands in FAKE_FAULT:
 refuse, crash, exit0, hang, silent, mute or dies (when it is asked what is in force), die-after=N
-(requests); compile-after=N (it says so, in every request from there on), hits=N (tokens that the
-prefix cache had of each prompt), slowing (each request takes longer than the last, for ever).
+(requests); compile-after=N (it says so, in every request from there on), compile-at=N (only
+once), hits=N (tokens that the prefix cache had of each prompt), slowing (each request takes longer
+than the last, for ever).
 """
 
 from __future__ import annotations
@@ -100,6 +101,8 @@ class FakeEngine:
             print(CRASH, flush=True)
             os._exit(1)
         if self.fault == "compile-after" and self.finished >= self.number:
+            print(COMPILING, flush=True)
+        if self.fault == "compile-at" and self.finished == self.number:
             print(COMPILING, flush=True)
         if self.fault == "slowing":
             self.token_s *= 1 + SLOWER

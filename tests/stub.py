@@ -173,6 +173,7 @@ def _window_rows(
         "output_tokens": window.workload.output_tokens,
         "level": window.level,
         "searched": False,
+        "again": False,
     }
     row = {
         **keys,

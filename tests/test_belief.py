@@ -13,7 +13,7 @@ def found() -> Frames:
     """Three windows: valid, valid with an open gate, void."""
     windows = pd.DataFrame(
         {"launch": ["a", "a", "b"], "workload": "short", "level": [1, 4, 1],
-         "verdict": ["valid", "valid", "void"]}
+         "again": [False, False, True], "verdict": ["valid", "valid", "void"]}
     )  # fmt: skip
     said = [
         ("a", 1, "errors", "pass"), ("a", 1, "steady_part", "pass"),
@@ -22,15 +22,18 @@ def found() -> Frames:
     ]  # fmt: skip
     judgements = pd.DataFrame(said, columns=["launch", "level", "gate", "verdict"])
     judgements = judgements.assign(workload="short", scope="window")
+    judgements["again"] = judgements["launch"] == "b"
     metric = judgements.iloc[:1].assign(gate="percentile_supported", scope="metric", verdict="fail")
     return Frames(pd.DataFrame(), windows, pd.concat([judgements, metric], ignore_index=True))
 
 
 def test_windows_are_counted_by_what_is_proven() -> None:
     values = Values()
-    belief.verdicts(found(), values)
+    assert "1 of them is the second try" in belief.verdicts(found(), values)
     counted = {key.removeprefix("belief."): one["value"] for key, one in values.known.items()}
-    assert counted == {"windows": 3, "valid": 2, "void": 1, "gates": 2, "unproven": 1}
+    assert counted == {
+        "windows": 3, "valid": 2, "void": 1, "gates": 2, "unproven": 1, "again": 1,
+    }  # fmt: skip
 
 
 def test_the_bars_show_window_gates_only() -> None:

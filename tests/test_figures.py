@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from study import estimates, figures, ledgers, paths, pictures, stats, tables
+from study import estimates, figures, ledgers, paths, pictures, sentences, stats, tables
 from study.frames import Frames
 from study.plan import Launch
 from study.style import HOLLOW_FACE, Drawn, spelled
@@ -148,6 +148,26 @@ def test_the_caption_counts_void_windows(whole: Frames) -> None:
     assert "void windows (4)" in drawn.caption
     hollow = drawn.frame[drawn.frame["kind"] == "void window"]
     assert len(hollow) == 2 * 4  # two metrics
+
+
+def test_a_second_try_takes_the_place_of_a_void_window_and_both_are_counted(
+    whole: Frames, launches: tuple[Launch, ...]
+) -> None:
+    void = whole.windows["verdict"] == "void"
+    later = whole.windows[void].assign(again=True, verdict=["valid", "void", "void", "void"])
+    found = dataclasses.replace(whole, windows=pd.concat([whole.windows, later]))
+    arm, workload, level, block = later[["arm", "workload", "level", "block"]].iloc[0]
+    table = ledgers.void_windows(found).data
+    assert sorted(table["once_more"]) == ["", "", "", "valid", "void", "void", "void"]
+    assert table.set_index("once_more").loc["valid", "arm"] == arm
+    said = sentences.outcomes("x", found, launches, sentences.Values())
+    asked = len(estimates.planned(launches))
+    assert f"asked for: {asked}; measured: {asked + 4} (4 of them once more)" in said
+    values = estimates.launch_values(found, "output_tok_s").set_index(
+        ["arm", "workload", "level", "block"]
+    )
+    assert values.loc[(arm, workload, level, block), "value"] > 0
+    assert "void windows (7)" in figures.latency(found).caption
 
 
 def test_one_launch_has_points_but_no_interval_and_the_caption_says_so() -> None:

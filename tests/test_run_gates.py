@@ -74,7 +74,7 @@ def test_somebody_elses_work_on_this_machine_voids_the_window(
         return {"cores": 8.0, "busy_s": cores_s * time.monotonic(), "steal_s": 0.0}
 
     monkeypatch.setattr(telemetry, "cpu_times", cpu_times)
-    _, found, _ = run(**ONE)
+    _, found, _ = run(**ONE, steady_s=2.0)
     assert list(found.windows["verdict"]) == [verdict]
     assert of_gate(found, "machine_quiet")["verdict"] == ("fail" if cores_s else "pass")
 

@@ -68,7 +68,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
 def one(index: int = 0, block: int = 0) -> dict[str, object]:
     asked = Instrument.of({"levels": [1, 4], "second_levels": [1, 4], "launches": 2})
     found = [launch for launch in launches(asked, SETUP) if launch.block == block]
-    return second.arguments(found[0], index, SERVER, 40, Path("there"))
+    window = found[0].arm.windows[index]
+    return second.arguments(found[0], index, window, SERVER, 40, Path("there"))
 
 
 def test_it_gets_the_load_of_the_window_and_prompts_of_its_own() -> None:

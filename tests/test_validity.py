@@ -12,7 +12,15 @@ from simulate import IN_FORCE, simulate
 
 from study.gates.delivered import errors, lengths_delivered, treatment_in_force
 from study.gates.steady import steady_part_found
-from study.validity import WINDOW_GATES, Judgement, WindowEvidence, judge_window, verdict
+from study.validity import (
+    PASSING,
+    WINDOW_GATES,
+    Judgement,
+    WindowEvidence,
+    judge_window,
+    of_the_moment,
+    verdict,
+)
 
 GATES = (
     "level_reached",
@@ -327,3 +335,18 @@ def test_evidence_is_not_changed_by_judging() -> None:
     judge_window(evidence)
     pd.testing.assert_frame_equal(evidence.requests, requests)
     pd.testing.assert_frame_equal(evidence.samples, samples)
+
+
+@pytest.mark.parametrize(
+    ("failing", "worth_it"),
+    [((), False), (("warm",), True), (("warm", "errors"), False), (("errors",), False)],
+)
+def test_only_passing_reasons_are_worth_another_try(
+    failing: tuple[str, ...], worth_it: bool
+) -> None:
+    assert set(GATES) > PASSING
+    judged = [
+        Judgement(gate, "window", "fail" if gate in failing else "pass", 0, 0, "") for gate in GATES
+    ]
+    judged.append(Judgement("warm", "metric", "fail", 0, 0, ""))
+    assert of_the_moment(judged) is worth_it

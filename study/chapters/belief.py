@@ -57,9 +57,17 @@ def verdicts(found: Frames, values: Values) -> str:
     unsure = values.count("belief.unproven", len(unproven))
     return (
         f"Each of {all_windows} windows was judged by {gates_asked} gates: **{valid_ones} are "
-        f"valid** and {void} void. In {unsure} of the valid ones at least one gate could not judge"
-        f"{_most_often(unproven)}."
+        f"valid** and {void} void{_second_tries(found, values)}. In {unsure} of the valid ones at "
+        f"least one gate could not judge{_most_often(unproven)}."
     )
+
+
+def _second_tries(found: Frames, values: Values) -> str:
+    """How many windows stand in the place of one that was void."""
+    again = int(found.windows["again"].sum())
+    said = values.count("belief.again", again)
+    are = "is the second try" if again == 1 else "are the second try"
+    return f" ({said} of them {are} at a window, on the same launch)" if again else ""
 
 
 def _most_often(unproven: pd.DataFrame) -> str:

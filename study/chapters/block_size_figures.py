@@ -148,7 +148,7 @@ def _against_size(found: Frames, metrics: Sequence[str], said: str) -> Drawn:
     frame = sizes.by_size(found, metrics)
     if frame.empty:
         return Drawn(None, frame, estimates.why_not(found, "Not measured: no size is in force."))
-    hollow = frame[frame["kind"] == "void window"].drop_duplicates(["launch", "workload", "level"])
+    hollow = frame[(frame["kind"] == "void window") & (frame["metric"] == metrics[0])]
     with look():
         figure = _by_size(found, frame, metrics, 2.5)
         arm_legend(figure, frame, hollow=len(hollow) > 0)

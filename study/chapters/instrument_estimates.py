@@ -143,7 +143,7 @@ def allowed_per_s(part: Part) -> float:
 
 def instruments(part: Part) -> pd.DataFrame:
     """The ratios of `study.agreement.Seconds`, each with the `verdict` of its own window."""
-    ratios, keys = part.seconds.ratios, ["launch", "workload", "level"]
+    ratios, keys = part.seconds.ratios, ["launch", "workload", "level", "again"]
     if ratios.empty or part.found.windows.empty:
         return ratios.assign(verdict="void")
     return ratios.merge(part.found.windows[[*keys, "verdict"]], on=keys, how="left")
