@@ -1,11 +1,11 @@
 """What a search for the knee costs beside the whole grid of levels, and whether it finds the same.
 
     python benchmarks/adaptive.py              # simulated laws, with and without noise
-    python benchmarks/adaptive.py --engine     # the real one, in about 7 minutes
+    python benchmarks/adaptive.py --engine     # the real one, in about 15 minutes
 
-The engine's part measures two models on one launch each with the whole grid, from 1 to four times
-the batch limit in steps of sqrt(2), and on one launch each with the search; it also replays the
-search on the windows of the grid. Writes data/derived/benchmark_search.csv or
+The engine's part measures two models on three launches each with the whole grid, from 1 to four
+times the batch limit in steps of sqrt(2), and on three launches each with the search; it also
+replays the search on the windows of the grid. Writes data/derived/benchmark_search.csv or
 benchmark_search_engine.csv.
 """
 
@@ -24,7 +24,7 @@ from laws import FIXED, SCENARIOS, Scenario, curves_of, replay, same_knee, secon
 
 from study import frames, paths  # noqa: E402
 from study.experiments import Architecture  # noqa: E402
-from study.knee import Knee, knee  # noqa: E402
+from study.knee import Knee, knee, knee_over_launches  # noqa: E402
 from study.run import run_experiment  # noqa: E402
 from study.search import Search  # noqa: E402
 
@@ -32,6 +32,7 @@ RUNS = 100
 NOISE = 0.03
 MODELS = ["gqa-dense", "mla-dense"]
 BATCH = 16
+LAUNCHES = 3
 
 
 def main() -> None:
@@ -77,13 +78,14 @@ def _knee(curve: dict[int, float]) -> Knee:
 
 
 def _measured(model: str) -> pd.DataFrame:
-    """A row for the grid, for the search replayed on it, and for a launch that searches."""
+    """A row for the grid, for the search replayed on it, and for launches that search."""
     search = Search(batch=BATCH, ceiling=4 * BATCH)
     grid = _windows(model, levels=list(search.grid), saturated=[])
-    replayed = replay(search, _curve(grid))
+    of_launches = (of_launch for _, of_launch in grid.groupby("launch"))
+    asked = [one[one["level"].isin(replay(search, _curve(one)))] for one in of_launches]
     rows = {
         "grid": grid,
-        "search replayed on it": grid[grid["level"].isin(replayed)],
+        "search replayed on it": pd.concat(asked),
         "search": _windows(model, levels=list(FIXED), saturated=[model]),
     }
     whole_s = grid["wall_s"].sum()
@@ -91,7 +93,7 @@ def _measured(model: str) -> pd.DataFrame:
 
 
 def _row(model: str, how: str, windows: pd.DataFrame, whole_s: float) -> dict[str, object]:
-    found = _knee(_curve(windows))
+    found = knee_over_launches(windows[windows["verdict"] == "valid"]).pooled
     return {
         "model": model,
         "levels": how,
@@ -102,7 +104,9 @@ def _row(model: str, how: str, windows: pd.DataFrame, whole_s: float) -> dict[st
         "knee": found.level,
         "maximum_tok_s": found.maximum,
         "model_of_fit": found.model,
-        "tried": " ".join(map(str, windows["level"])),
+        "tried": "; ".join(
+            " ".join(map(str, levels)) for _, levels in windows.groupby("launch")["level"]
+        ),
     }
 
 
@@ -112,9 +116,9 @@ def _curve(windows: pd.DataFrame) -> dict[int, float]:
 
 
 def _windows(model: str, levels: list[int], saturated: list[str]) -> pd.DataFrame:
-    """The windows of one launch, in the order in which they were measured."""
+    """The windows of the launches, in the order in which they were measured."""
     asked = {"models": [model], "levels": levels, "saturated": saturated, "max_num_seqs": BATCH}
-    asked |= {"workloads": ["short:128/64"], "launches": 1, "steady_s": 2.5}
+    asked |= {"workloads": ["short:128/64"], "launches": LAUNCHES, "steady_s": 2.5}
     return frames.read(run_experiment(Architecture.of(asked))).windows
 
 
