@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import shutil
 import subprocess
 import threading
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 
 COLUMNS = ("gpu_clock_mhz", "gpu_celsius", "gpu_watt", "gpu_throttled")
 NOTHING: Mapping[str, float] = dict.fromkeys(COLUMNS, float("nan"))
+UNLIKE = (AttributeError, TypeError)  # an answer of another shape than is known here
 ANSWER_S = 10.0
 ASK_S = 2.0  # a tool takes CPU time of its own: AMD's is a Python program
 
@@ -30,11 +30,15 @@ NVIDIA = (
     "--query-gpu=clocks.sm,temperature.gpu,power.draw,clocks_throttle_reasons.active",
     "--format=csv,noheader,nounits",
 )
-AMD = ("rocm-smi", "--showclocks", "--showtemp", "--showpower", "--json")
+AMD = ("amd-smi", "metric", "--json")
+OLDER_AMD = ("rocm-smi", "--showclocks", "--showtemp", "--showpower", "--json")
+# The same for AMD: heat of socket, memory and regulators, and the processor's hot signal; no power.
+HOT = ("prochot", "socket_thermal", "vr_thermal", "hbm_thermal")
 
 
 def nvidia(text: str) -> dict[str, float]:
-    """All GPUs in one: the lowest clock, the highest temperature, total power, any throttled."""
+    """All that answered in one: the lowest clock, the highest temperature, total power, any
+    throttled."""
     rows = [[word.strip() for word in line.split(",")] for line in text.splitlines() if line]
     return {
         "gpu_clock_mhz": min(float(row[0]) for row in rows),
@@ -45,6 +49,45 @@ def nvidia(text: str) -> dict[str, float]:
 
 
 def amd(text: str) -> dict[str, float]:
+    """The same from `amd-smi`; throttling is NaN where no GPU reports it (before MI300)."""
+    said = json.loads(text)
+    cards = said["gpu_data"] if isinstance(said, dict) else said
+    clocks = [
+        value
+        for card in cards
+        for name, clock in card["clock"].items()
+        if name.startswith("gfx") and not math.isnan(value := _value(clock["clk"]))
+    ]
+    return {
+        "gpu_clock_mhz": min(clocks),
+        "gpu_celsius": max(_value(card["temperature"]["hotspot"]) for card in cards),
+        "gpu_watt": sum(_value(card["power"]["socket_power"]) for card in cards),
+        "gpu_throttled": _throttled([_active(card.get("throttle", {})) for card in cards]),
+    }
+
+
+def _throttled(active: Sequence[float]) -> float:
+    """Whether any is; unknown as long as one of those that are not shown to be is unknown."""
+    return 1.0 if 1.0 in active else float(sum(active))
+
+
+def _value(said: object) -> float:
+    """The number of {"value": 42, "unit": "W"}; NaN for "N/A"."""
+    return float(said["value"]) if isinstance(said, dict) else float("nan")
+
+
+def _active(throttle: object) -> float:
+    """Whether any of HOT holds the clocks back now; NaN if none is reported."""
+    named = throttle if isinstance(throttle, dict) else {}
+    states = [
+        named.get(f"{name}_violation_status", named.get(f"{name}_violation_active", "N/A"))
+        for name in HOT
+    ]
+    reported = [state for state in states if state != "N/A"]
+    return float("ACTIVE" in reported) if reported else float("nan")
+
+
+def older_amd(text: str) -> dict[str, float]:
     """The same from `rocm-smi`, which does not say whether a clock was held back."""
     cards = [card for card in json.loads(text).values() if isinstance(card, dict)]
     return {
@@ -90,33 +133,40 @@ class Gpus:
                 self.command, capture_output=True, text=True, timeout=ANSWER_S, check=True
             )
             self._latest = self.parse(answer.stdout)
-        except (OSError, subprocess.SubprocessError, ValueError, IndexError, AttributeError):
+        except (OSError, subprocess.SubprocessError, ValueError, LookupError, *UNLIKE):
             self._latest = NOTHING
 
 
 def tool() -> tuple[tuple[str, ...], Callable[[str], dict[str, float]]]:
-    """How the GPUs that may be used here are asked, and how the answer is read; no command
-    without a tool."""
+    """How the GPU that a server gets is asked, and how the answer is read; no command without a
+    tool."""
     if shutil.which(NVIDIA[0]):
-        numbers = visible("CUDA_VISIBLE_DEVICES")
-        return (*NVIDIA, *(["-i", ",".join(numbers)] if numbers else [])), nvidia
+        return (*NVIDIA, *_only("-i", used("CUDA_VISIBLE_DEVICES"))), nvidia
+    inner = "HIP" if os.environ.get("HIP_VISIBLE_DEVICES") else "CUDA"  # HIP obeys either
+    number = used("ROCR_VISIBLE_DEVICES", f"{inner}_VISIBLE_DEVICES")
     if shutil.which(AMD[0]):
-        numbers = visible("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
-        return (*AMD, *(["-d", *numbers] if numbers else [])), amd
+        return (*AMD, *_only("-g", number)), amd
+    if shutil.which(OLDER_AMD[0]):
+        return (*OLDER_AMD, *_only("-d", number)), older_amd
     return (), nvidia
 
 
-def visible(*variables: str) -> list[str]:
-    """The numbers to which these variables restrict the GPUs, each those of the one before.
+def _only(option: str, number: str) -> tuple[str, ...]:
+    return (option, number) if number else ()
 
-    Empty where none does, or otherwise than by numbers.
+
+def used(*variables: str) -> str:
+    """The driver's number of the first GPU that these variables leave, each of those of the one
+    before: a server takes no other. Empty where one of them names GPUs otherwise than by number.
     """
-    found: list[str] = []
-    for said in (os.environ.get(name, "") for name in variables):
-        if re.fullmatch(r"\d+(,\d+)*", said):
-            chosen = said.split(",")
-            found = [found[int(n)] for n in chosen if int(n) < len(found)] if found else chosen
-    return found
+    place = 0
+    for said in reversed([os.environ.get(name, "") for name in variables]):
+        if said:
+            numbers = said.split(",")
+            if place >= len(numbers) or not numbers[place].isdecimal():
+                return ""
+            place = int(numbers[place])
+    return str(place)
 
 
 def find() -> Gpus:

@@ -22,7 +22,8 @@ SLACK = 0.05
 BOUND = "bound"  # the kind of a row that holds one
 COLUMNS = (
     *("experiment", "launch", "block", "arm", "model", "attention", "feed_forward", "layers"),
-    *("workload", "input_tokens", "output_tokens", "level", "verdict", "output_tok_s"),
+    *("workload", "input_tokens", "output_tokens", "level", "again", "verdict"),
+    "output_tok_s",
 )
 
 

@@ -52,8 +52,13 @@ def bind(server: int | None, engine_core: int | None) -> dict[str, Cores]:
     """Keep the processes of such a server to their cores; return who was kept where.
 
     `server`: the process that started all others of it; `engine_core`: the one that computes.
-    Elsewhere, or where either is not known, everything stays where the engine put it.
+    A GPU's engine is kept off the client's core. A CPU's that has cores enough keeps to its own.
     """
+    kind = platform.engine().kind
+    if server is not None and kind != "cpu":
+        for pid in _family(server):
+            _keep(pid, api_server(kind))
+        return {"server": api_server(kind), "client": client()}
     if server is None or engine_core is None or not _here():
         return {}
     around = _family(server) - {engine_core}

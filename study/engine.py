@@ -138,6 +138,14 @@ LOGGED = {
     "override": r"([^\s\]][^\n\]]*overriding user-specified [^\n]*)",
 }
 
+# What older engines call a back end, and what it is called as a flag and by newer ones.
+FORMER_NAMES = {
+    "Triton Attention": "TRITON_ATTN",
+    "Aiter Flash Attention": "ROCM_AITER_FA",
+    "Triton MLA": "TRITON_MLA",
+    "AITER MLA": "ROCM_AITER_MLA",
+}
+
 # And the resolved configuration as one line of text.
 RESOLVED = {
     "prefix_caching": r"enable_prefix_caching=(\w+)",
@@ -163,13 +171,15 @@ def in_force(metrics: str, server_info: str, log: str) -> dict[str, str | None]:
     Args: the text of `/metrics`, of `/server_info`, and of the log so far.
     """
     found = {name: _first(pattern, log) for name, pattern in LOGGED.items()}
+    named = found["attention_backend"]
+    found["attention_backend"] = FORMER_NAMES.get(named or "", named)
     found |= {name: _first(pattern, server_info) for name, pattern in RESOLVED.items()}
     found |= {name: said.capitalize() for name, said in SWITCHES.findall(server_info)}
     found["max_num_seqs"] = _first(r"['\"]?max_num_seqs['\"]?[=:] ?(\d+)", server_info + log)
     chosen = f"{found['attention_backend']} {found['moe_backend']}"
     if "aiter" in chosen.lower() or AITER.search(log):
         found["aiter"] = "used"
-    return found | _cache(metrics)
+    return found | _cache(metrics, log)
 
 
 def _first(pattern: str, text: str) -> str | None:
@@ -177,10 +187,15 @@ def _first(pattern: str, text: str) -> str | None:
     return match.group(1) if match else None
 
 
-def _cache(metrics: str) -> dict[str, str | None]:
+# Older engines report the size that was asked for, even where a back end has set another.
+SET_SIZE = r"Setting kv cache block size to (\d+)"
+
+
+def _cache(metrics: str, log: str) -> dict[str, str | None]:
     line = _first(r"(?m)^vllm:cache_config_info\{(.*)\}", metrics) or ""
     labels = {name: value for name, value in LABEL.findall(line) if value != "None"}
-    block_size = labels.get("effective_attention_block_size") or labels.get("block_size")
+    said = _first(SET_SIZE, log) or labels.get("block_size")
+    block_size = labels.get("effective_attention_block_size") or said
     blocks, memory = labels.get("num_gpu_blocks"), labels.get("kv_cache_memory_bytes")
     # Blocks times their size: the tokens that the engine prints are for requests of full length,
     # whose last block is partly empty.
@@ -239,7 +254,10 @@ def core_pid(log: str) -> int | None:
 # What an engine writes when it compiles, captures graphs or tunes kernels: vLLM ("Starting
 # torch.compile", "Capturing CUDA graphs", its JIT monitor's "JIT compilation during inference",
 # "Running FlashInfer autotune"), Triton ("Triton autotuning for function"), AITER ("start build").
-COMPILING = re.compile(r"compil|capturing|autotun|\bjit\b|\b(?:start|finish) build", re.IGNORECASE)
+# A folder of the name of `jit` is none of them.
+COMPILING = re.compile(
+    r"compil|capturing|autotun|(?<!/)\bjit\b(?!/)|\b(?:start|finish) build", re.IGNORECASE
+)
 
 
 def compiling(log: str) -> list[str]:

@@ -96,6 +96,12 @@ def windows(found: Frames) -> pd.DataFrame:
     )
 
 
+def first_tries(found: Frames) -> pd.DataFrame:
+    """The windows without those that were measured once more: each that was asked for, once."""
+    seen = windows(found)
+    return seen[~seen["again"].astype(bool)]
+
+
 def why_not(found: Frames, otherwise: str) -> str:
     """Why there is no estimate at all: no window, or else what was not asked for."""
     return NO_WINDOWS if windows(found).empty else otherwise

@@ -15,6 +15,7 @@ from study.plan import Launch
 from study.style import spelled
 from study.tables import NOT_REPORTED, Table, count, number
 
+SECOND_TRY = "this is it"
 VERDICTS = ("pass", "fail", "cannot judge")
 SMALL_WEIGHTS_BYTES = 1e9  # below it the bandwidth bound is out of reach (see the design)
 
@@ -38,8 +39,8 @@ def verdicts(found: Frames) -> Table:
 def void_windows(found: Frames) -> Table:
     """Every void window with the reasons of the gates that failed, and what came of another try.
 
-    Columns: arm, block, workload, level, reasons, once_more (`valid`, `void`, or empty where it
-    was not measured again).
+    Columns: arm, block, workload, level, reasons, once_more (`valid` or `void`; that it is the
+    second try itself; or empty where there was none).
     """
     cell, columns = ["launch", "workload", "level"], ["arm", "block", "workload", "level"]
     seen = estimates.windows(found)
@@ -49,7 +50,9 @@ def void_windows(found: Frames) -> Table:
         on=[*cell, "again"],
         how="left",
     )
-    data = first.fillna({"once_more": ""})[[*columns, "reasons", "once_more"]]
+    first = first.fillna({"once_more": ""})
+    first["once_more"] = first["once_more"].mask(first["again"].astype(bool), SECOND_TRY)
+    data = first[[*columns, "reasons", "once_more"]]
     shown = data.assign(block=data["block"] + 1).rename(columns={"once_more": "once more"})
     text = (
         "Void windows: drawn hollow, in no estimate. Where the reason may have passed a moment "
@@ -60,8 +63,8 @@ def void_windows(found: Frames) -> Table:
 
 def all_windows(found: Frames) -> Table:
     """Every window that was measured, valid or void."""
-    columns = ["arm", "block", "workload", "level", "verdict", "steady_s", "requests_finished"]
-    columns += [*estimates.METRICS, "drift", "loop_lag_p99_s"]
+    columns = ["arm", "block", "workload", "level", "again", "verdict", "steady_s"]
+    columns += ["requests_finished", *estimates.METRICS, "drift", "loop_lag_p99_s"]
     seen = estimates.windows(found).reindex(columns=columns)
     if seen.empty:
         return Table(seen, seen, "No window was measured.")
@@ -70,12 +73,18 @@ def all_windows(found: Frames) -> Table:
     for name, metric in estimates.METRICS.items():
         shown[name] = (seen[name] * metric.scale).map(number)
     shown = shown.assign(
+        again=seen["again"].map({True: "yes", False: ""}),
         steady_s=seen["steady_s"].map(number),
         requests_finished=seen["requests_finished"].fillna(0).map(count),
         drift=[_percent(value) for value in seen["drift"]],
         loop_lag_p99_s=(seen["loop_lag_p99_s"] * 1e3).map(number),
     )
-    named = {"steady_s": "steady (s)", "requests_finished": "requests", "drift": "drift"}
+    named = {
+        "again": "once more",
+        "steady_s": "steady (s)",
+        "requests_finished": "requests",
+        "drift": "drift",
+    }
     shown = shown.rename(columns={**units, **named, "loop_lag_p99_s": "client lag p99 (ms)"})
     text = (
         "Each row is one window; requests finished and everything after it in its steady part. "

@@ -267,8 +267,14 @@ def _mla(model: Model) -> dict[str, object]:
 # shared expert of no width, which it then cannot run. Its model class does accept None.
 WITHOUT_SHARED_EXPERTS = '''"""DeepSeek-V3's configuration, allowed to have no shared experts."""
 
-from huggingface_hub.dataclasses import strict
 from transformers import DeepseekV3Config
+
+if hasattr(DeepseekV3Config, "__dataclass_fields__"):
+    from huggingface_hub.dataclasses import strict
+else:  # before transformers 5, whose classes check types
+
+    def strict(it):
+        return it
 
 
 @strict

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -66,10 +67,24 @@ def _cpu_name() -> str:
     return found.group(1).strip() if found else platform.processor() or platform.machine()
 
 
-LISTERS: Mapping[Kind, tuple[str, ...]] = {  # how the GPUs of a kind are listed
-    "cuda": ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"),
-    "rocm": ("rocm-smi", "--showproductname", "--csv"),
-}
+def _lines(said: str) -> list[str]:
+    """A GPU a line, below a header or none."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return [line for line in lines if not line.lower().startswith("device")]
+
+
+def _market_names(said: str) -> list[str]:
+    found = json.loads(said)
+    cards = found["gpu_data"] if isinstance(found, dict) else found
+    return [str(card["asic"]["market_name"]) for card in cards]
+
+
+# How GPUs are listed, of which kind they are, and how the names are read.
+LISTERS: Sequence[tuple[Kind, tuple[str, ...], Callable[[str], list[str]]]] = (
+    ("cuda", ("nvidia-smi", "--query-gpu=name", "--format=csv,noheader"), _lines),
+    ("rocm", ("amd-smi", "static", "--asic", "--json"), _market_names),
+    ("rocm", ("rocm-smi", "--showproductname", "--csv"), _lines),
+)
 ANSWER_S = 30.0
 
 
@@ -81,17 +96,19 @@ def gpus() -> tuple[str, ...]:
 @cache
 def _listed() -> tuple[Kind, tuple[str, ...]]:
     """What the first tool that knows any GPUs lists, and which kind those are."""
-    for kind, (tool, *arguments) in LISTERS.items():
+    for kind, (tool, *arguments), read in LISTERS:
         if not (path := shutil.which(tool)):
             continue
         try:
             answer = subprocess.run(
                 [path, *arguments], capture_output=True, text=True, timeout=ANSWER_S, check=True
             )
+            names = read(answer.stdout)
         except (OSError, subprocess.SubprocessError):  # broken, or too slow: no answer
             continue
-        lines = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
-        if names := [line for line in lines if not line.lower().startswith("device")]:
+        except (ValueError, LookupError, TypeError):  # an answer of another shape
+            continue
+        if names:
             return kind, tuple(names)
     return "cpu", ()
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from study import paths
 
 VERSION = 5
-DIGEST = "448c275a07a51c0e"
+DIGEST = "80e93dbf93d44cbc"
 
 # The modules between an arm and its raw data.
 MEASURING = (

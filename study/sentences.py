@@ -137,8 +137,8 @@ def outcomes(name: str, found: Frames, launches: Sequence[Launch], values: Value
     ]
     seen = estimates.windows(found)
     void = int((seen["verdict"] == "void").sum())
-    again = int(seen["again"].sum())
-    searched = int((seen["searched"] & ~seen["again"].astype(bool)).sum())
+    first = estimates.first_tries(found)
+    again, searched = len(seen) - len(first), int(first["searched"].sum())
     planned = values.count(f"{name}.windows.asked", len(estimates.planned(launches)) + searched)
     measured = values.count(f"{name}.windows.measured", len(seen))
     if again:

@@ -213,6 +213,16 @@ def test_an_open_loop_that_is_sent_more_than_is_served_is_not_valid() -> None:
     assert said.verdict == "cannot judge" and "more may arrive than are served" in said.text
 
 
+def test_a_few_long_requests_do_not_look_like_a_growing_queue() -> None:
+    """One in five takes eight seconds, so for that long the requests in flight must grow."""
+    result = open_loop(10.0, slots=64, requests=400)
+    longer_s = np.where(np.arange(400) % 5 == 0, 7.5, 0.0)
+    for name in ("ttfts", "latencies"):
+        result[name] = (np.array(result[name]) + longer_s).tolist()
+    said = judged(result)["steady_part"]
+    assert said.verdict != "fail" and "more may arrive" not in said.text, said.text
+
+
 def test_an_open_loop_with_nothing_in_flight_between_two_bursts_is_judged() -> None:
     result = open_loop(10.0, requests=4) | {"latencies": [0.5] * 4}
     result["start_times"] = [1000.0] * 3 + [1008.0]

@@ -29,7 +29,7 @@ def found() -> Frames:
 
 def test_windows_are_counted_by_what_is_proven() -> None:
     values = Values()
-    assert "1 of them is the second try" in belief.verdicts(found(), values)
+    assert "1 of all is a second try" in belief.verdicts(found(), values)
     counted = {key.removeprefix("belief."): one["value"] for key, one in values.known.items()}
     assert counted == {
         "windows": 3, "valid": 2, "void": 1, "gates": 2, "unproven": 1, "again": 1,

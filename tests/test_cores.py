@@ -58,11 +58,23 @@ def test_scheduler_and_worker_have_one_core_and_all_else_the_other(
     assert cores.client() == [second]
 
 
-@pytest.mark.parametrize(("kind", "count"), [("cpu", 8), ("cuda", 2), ("rocm", 16)])
-def test_elsewhere_the_engine_keeps_its_own_layout(
-    server: tuple[int, int], monkeypatch: pytest.MonkeyPatch, kind: platform.Kind, count: int
+@TWO
+@pytest.mark.parametrize("kind", ["cuda", "rocm"])
+def test_an_engine_on_a_gpu_leaves_the_client_its_core(
+    server: tuple[int, int], monkeypatch: pytest.MonkeyPatch, kind: platform.Kind
 ) -> None:
-    on(monkeypatch, kind, count)
+    first, second = on(monkeypatch, kind, 2)
+    assert cores.environment() == {}
+    assert cores.bind(server[0], None) == {"server": [first], "client": [second]}
+    for pid in server:
+        threads = psutil.Process(pid).threads()
+        assert all(os.sched_getaffinity(thread.id) == {first} for thread in threads)
+
+
+def test_a_cpu_engine_with_cores_enough_keeps_its_own_layout(
+    server: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on(monkeypatch, "cpu", 8)
     before = os.sched_getaffinity(server[0])
     assert cores.environment() == {}
     assert cores.bind(*server) == {}

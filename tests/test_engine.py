@@ -55,6 +55,15 @@ def test_what_is_in_force_is_read_from_the_engine() -> None:
     assert (found["prefix_caching"], found["eager"]) == ("False", "True")
 
 
+def test_the_block_size_that_a_back_end_has_set_counts_where_the_page_repeats_the_flag() -> None:
+    page = 'vllm:cache_config_info{block_size="16",num_gpu_blocks="100",kv_cache_memory_bytes="%d"}'
+    log = "Setting kv cache block size to 32 for FLASHINFER_MLA backend."
+    found = engine.in_force(page % (3200 * 4608), "", log)
+    assert (found["block_size"], found["kv_bytes_per_token"]) == ("32", "4608")
+    newer = page.replace("{", '{effective_attention_block_size="64",') % (6400 * 4608)
+    assert engine.in_force(newer, "", log)["block_size"] == "64"
+
+
 @pytest.mark.parametrize(
     ("line", "backend"),
     [
@@ -69,10 +78,10 @@ def test_what_is_in_force_is_read_from_the_engine() -> None:
             "Overriding with ROCM_ATTN out of potential backends: ['ROCM_ATTN', 'TRITON_ATTN'].",
             "ROCM_ATTN",
         ),
-        ("Using Triton MLA backend.", "Triton MLA"),
-        ("Using AITER MLA backend.", "AITER MLA"),
-        ("Using Triton Attention backend on V1 engine.", "Triton Attention"),
-        ("Using Aiter Flash Attention backend on V1 engine.", "Aiter Flash Attention"),
+        ("Using Triton MLA backend.", "TRITON_MLA"),
+        ("Using AITER MLA backend.", "ROCM_AITER_MLA"),
+        ("Using Triton Attention backend on V1 engine.", "TRITON_ATTN"),
+        ("Using Aiter Flash Attention backend on V1 engine.", "ROCM_AITER_FA"),
         ("Using CPU_SDPA_MLA MLA prefill backend.", None),
         ("Using FLASHINFER_TRTLLM Unquantized MoE backend out of potential backends: []", None),
         ("Using AITER Flash Attention backend for ViT model.", None),
@@ -130,7 +139,7 @@ def test_the_command_is_a_list_on_loopback_without_network() -> None:
     assert "--host 127.0.0.1 --port 1234 --seed 7 --load-format dummy" in words
     assert "--trust-remote-code" in words
     assert command.environment["HF_HUB_OFFLINE"] == "1"
-    assert command.environment["VLLM_CPU_KVCACHE_SPACE"] == "1"
+    assert f"--kv-cache-memory-bytes {arm.flags['kv_cache_memory_bytes']}" in words
     assert "VLLM_API_KEY" not in command.as_shell()
 
 

@@ -101,10 +101,13 @@ def test_only_the_first_depth_sees_every_level() -> None:
 
 
 def test_all_arms_get_the_same_flags() -> None:
-    """What differs must be the model alone."""
+    """What differs must be the model alone, and what a whole block of its cache is."""
     arms = Architecture().arms()
     assert len(arms) == 4
-    assert all(arm.flags == arms[0].flags for arm in arms)
+    flags = [dict(arm.flags) for arm in arms]
+    held = [int(one.pop("kv_cache_memory_bytes")) for one in flags]
+    assert all(one == flags[0] for one in flags)
+    assert min(held) > 0.99 * max(held)
 
 
 @pytest.mark.parametrize("name", profiles.names())
@@ -241,6 +244,27 @@ def test_prompts_of_ones_own_replace_the_synthetic_ones(tmp_path: Path) -> None:
     assert workloads == {f"own:@{path}/64"}
     parameters = notebooks._plain(dict(found["30_block_size"]))  # what papermill is given
     assert EXPERIMENTS["30_block_size"].of(parameters) == found["30_block_size"]
+
+
+@pytest.mark.parametrize("model", ["gqa-dense", "mla-dense", "mla-dense-1b"])
+@pytest.mark.parametrize("gib", [1, 40])
+def test_the_cache_has_whole_blocks_of_any_size(model: str, gib: int) -> None:
+    """Or its bytes over its tokens would be a byte off what tells the families apart."""
+    experiment = Architecture(models=(model,), depths=(32,), kv_cache_gib=gib)
+    (arm,) = experiment.arms()
+    held, each = int(arm.flags["kv_cache_memory_bytes"]), int(arm.expected["kv_bytes_per_token"])
+    assert 0 <= gib * 2**30 - held < 256 * each
+    for size in (1, 16, 32, 64, 128):
+        assert held % (size * each) == 0
+
+
+def test_all_modes_of_offload_can_be_given_one_back_end() -> None:
+    arms = Offload(modes=("off", "file"), gqa_backend="TRITON_ATTN").arms()
+    for arm in arms:
+        wanted = "TRITON_ATTN" if arm.factors["attention"] == "gqa" else None
+        assert arm.flags.get("attention_backend") == wanted
+        assert arm.expected.get("attention_backend") == wanted
+    assert not any("attention_backend" in arm.flags for arm in Offload().arms())
 
 
 def test_offload_needs_a_set_that_memory_cannot_hold() -> None:

@@ -50,7 +50,8 @@ WORDS = {
     "INFO [backends.py:399] Compiling a graph for compile range (1, 64) takes 3.20 s": "INFO ok",
     "INFO [gpu_model_runner.py:6582] Capturing CUDA graphs (decode): 40%": "INFO [x.py:1] decoded",
     "Triton autotuning for function _k finished after 0.4s": "Triton function _k finished",
-    "[aiter] start build [module_moe] in the cache": "[aiter] import [module_moe]",
+    "[aiter] start build [module_moe] in the cache": "[aiter] import [module_moe] under "
+    "/opt/aiter/jit/module_moe.so",
     "INFO [kernel_warmup.py:368] Running FlashInfer autotune with 64 tokens": "INFO: 200 OK",
 }
 

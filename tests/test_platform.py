@@ -118,6 +118,25 @@ def test_a_driver_tool_that_does_not_answer_lists_nothing(
 
 
 @pytest.mark.parametrize(
+    ("said", "names"),
+    [
+        ('[{"gpu": 0, "asic": {"market_name": "AMD Instinct MI325X"}}]', ("AMD Instinct MI325X",)),
+        ('{"gpu_data": [{"asic": {"market_name": "MI300X"}}]}', ("MI300X",)),
+        ('[{"gpu": 0}]', (AMD,)),  # another shape: the older tool is asked
+        ("not a GPU", (AMD,)),
+    ],
+)
+def test_amds_newer_tool_is_asked_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, said: str, names: tuple[str, ...]
+) -> None:
+    tools(tmp_path, monkeypatch, AMD)
+    newer = tmp_path / "amd-smi"
+    newer.write_text(f"#!/bin/sh\necho '{said}'\n")
+    newer.chmod(0o755)
+    assert platform.gpus() == names
+
+
+@pytest.mark.parametrize(
     ("gpus", "kind", "profile"),
     [((), "cpu", "cpu"), (("NVIDIA H100",), "cuda", "gpu"), (("NVIDIA H100",), "cpu", "cpu")],
 )

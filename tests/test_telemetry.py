@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -117,12 +119,50 @@ def test_nvidias_answer(reason: str) -> None:
     }
 
 
-def test_amds_answer() -> None:
+def amd_card(number: int, mhz: object, states: Sequence[str]) -> dict[str, object]:
+    """A GPU as `amd-smi metric --json` tells of it; of its eight graphics clocks only the first."""
+    heat = dict(zip(accelerators.HOT, states, strict=True)) | {"ppt": "ACTIVE"}
+    return {
+        "gpu": number,
+        "power": {"socket_power": {"value": 310.5, "unit": "W"}},
+        "clock": {"gfx_0": {"clk": mhz}, "gfx_1": {"clk": "N/A"}, "mem_0": {"clk": {"value": 900}}},
+        "temperature": {"hotspot": {"value": 50 + number, "unit": "C"}},
+        "throttle": {f"{name}_violation_status": state for name, state in heat.items()},
+    }
+
+
+@pytest.mark.parametrize(
+    ("states", "throttled"),
+    [
+        (["NOT ACTIVE"] * 4, 0.0),
+        (["NOT ACTIVE", "ACTIVE", "NOT ACTIVE", "NOT ACTIVE"], 1.0),
+        (["N/A", "N/A", "N/A", "NOT ACTIVE"], 0.0),
+        (["N/A"] * 4, np.nan),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_amds_answer(states: list[str], throttled: float, wrapped: bool) -> None:
+    cards = [amd_card(0, {"value": 2100, "unit": "MHz"}, states)]
+    cards.append(amd_card(1, {"value": 1700, "unit": "MHz"}, states[::-1]))
+    said = accelerators.amd(json.dumps({"gpu_data": cards} if wrapped else cards))
+    assert (said["gpu_clock_mhz"], said["gpu_celsius"], said["gpu_watt"]) == (1700, 51, 621)
+    assert said["gpu_throttled"] == pytest.approx(throttled, nan_ok=True)
+
+
+def test_one_gpu_that_does_not_report_throttling_leaves_it_unknown() -> None:
+    clock = {"value": 2100, "unit": "MHz"}
+    for state, throttled in (("NOT ACTIVE", np.nan), ("ACTIVE", 1.0)):
+        cards = [amd_card(0, clock, [state] * 4), amd_card(1, clock, ["N/A"] * 4)]
+        said = accelerators.amd(json.dumps(cards))["gpu_throttled"]
+        assert said == pytest.approx(throttled, nan_ok=True)
+
+
+def test_the_answer_of_amds_older_tool() -> None:
     card = (
         '"Temperature (Sensor junction) (C)": "55.0", "sclk clock speed:": "(2100Mhz)", '
         '"Current Socket Graphics Package Power (W)": "310.5"'
     )
-    said = accelerators.amd(f'{{"card0": {{{card}}}, "system": "x"}}')
+    said = accelerators.older_amd(f'{{"card0": {{{card}}}, "system": "x"}}')
     assert (said["gpu_clock_mhz"], said["gpu_celsius"], said["gpu_watt"]) == (2100, 55, 310.5)
     assert np.isnan(said["gpu_throttled"])
 
@@ -130,14 +170,17 @@ def test_amds_answer() -> None:
 @pytest.mark.parametrize(
     ("tool", "variables", "words"),
     [
-        ("nvidia-smi", {}, []),
-        ("nvidia-smi", {"CUDA_VISIBLE_DEVICES": "2,3"}, ["-i", "2,3"]),
+        ("nvidia-smi", {}, ["-i", "0"]),
+        ("nvidia-smi", {"CUDA_VISIBLE_DEVICES": "2,3"}, ["-i", "2"]),
         ("nvidia-smi", {"CUDA_VISIBLE_DEVICES": "GPU-8932f937"}, []),
+        ("amd-smi", {"HIP_VISIBLE_DEVICES": "1,2"}, ["-g", "1"]),
+        ("amd-smi", {"CUDA_VISIBLE_DEVICES": "3"}, ["-g", "3"]),
         ("rocm-smi", {"HIP_VISIBLE_DEVICES": "1"}, ["-d", "1"]),
         ("rocm-smi", {"ROCR_VISIBLE_DEVICES": "4,6", "HIP_VISIBLE_DEVICES": "1"}, ["-d", "6"]),
+        ("rocm-smi", {"ROCR_VISIBLE_DEVICES": "4", "HIP_VISIBLE_DEVICES": "1"}, []),
     ],
 )
-def test_only_the_gpus_that_may_be_used_are_asked(
+def test_only_the_gpu_that_a_server_gets_is_asked(
     tool: str,
     variables: dict[str, str],
     words: list[str],
@@ -151,14 +194,20 @@ def test_only_the_gpus_that_may_be_used_are_asked(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     command, parse = accelerators.tool()
-    known = {"nvidia-smi": accelerators.NVIDIA, "rocm-smi": accelerators.AMD}[tool]
-    assert list(command) == [*known, *words]
-    assert parse is (accelerators.nvidia if tool == "nvidia-smi" else accelerators.amd)
+    known = {
+        "nvidia-smi": (accelerators.NVIDIA, accelerators.nvidia),
+        "amd-smi": (accelerators.AMD, accelerators.amd),
+        "rocm-smi": (accelerators.OLDER_AMD, accelerators.older_amd),
+    }[tool]
+    assert (list(command), parse) == ([*known[0], *words], known[1])
 
 
-@pytest.mark.parametrize("command", [("echo", "[N/A], 61, x, 0x0"), ("false",), ("no-such-tool",)])
+@pytest.mark.parametrize(
+    "command",
+    [("echo", "[N/A], 61, x, 0x0"), ("echo", '[{"clock": 1}]'), ("false",), ("no-such-tool",)],
+)
 def test_an_answer_that_is_not_understood_is_no_answer(command: tuple[str, ...]) -> None:
-    for parse in (accelerators.nvidia, accelerators.amd):
+    for parse in (accelerators.nvidia, accelerators.amd, accelerators.older_amd):
         gpus = accelerators.Gpus(command, parse)
         assert all(np.isnan(value) for value in gpus.look().values())
 

@@ -19,6 +19,7 @@ from study.errors import StudyError
 from study.gates.level import LEVEL_TOLERANCE
 from study.steady import DRIFT_CONFIDENCE, Drift, Floats, Mask, in_flight_when_sent, trend
 
+LONG_LATENCY = 0.9  # the quantile of durations after which an open loop holds what it will
 BINS = 1 << 16  # of the run's duration: far finer than one latency of any window worth a name
 ARRAYS = {
     "start_times": "start_s",
@@ -239,9 +240,13 @@ def full_part(detail: Detail, level: float) -> tuple[Full | None, int]:
 
 
 def arriving_part(detail: Detail) -> Full | None:
-    """For an open loop: from one median latency after the first request to the last one sent."""
+    """For an open loop: from when it holds as much as it will, if it keeps up, to the last request.
+
+    That is one long latency after the first request: nine in ten are shorter. After a median one
+    the requests in flight still grow wherever lengths differ much.
+    """
     sent_s = detail.start_s[detail.fine]
-    start_s = float(sent_s.min()) + float(np.median(detail.e2e_s[detail.fine]))
+    start_s = float(sent_s.min()) + float(np.quantile(detail.e2e_s[detail.fine], LONG_LATENCY))
     return _part(detail, start_s, float(sent_s.max()), 0)
 
 

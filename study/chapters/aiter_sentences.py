@@ -195,7 +195,8 @@ def aiter(part: Part, values: Values) -> str:
         f"Of {asked} AITER arms asked for, {measured} were measured. All of AITER on is compared "
         "with all of it off, and each of its parts off with all of AITER on: there a throughput "
         "ratio below one says that the part makes the server faster. A part that a model does "
-        "not have, like MLA in a GQA model, should change nothing; what it seems to change is "
+        "not have, like MLA in a GQA model, or that the engine leaves out on this GPU although it "
+        "is on, should change nothing; what it seems to change is "
         f"chance.{_without(part, of, values)}"
     )
 

@@ -66,8 +66,8 @@ def _second_tries(found: Frames, values: Values) -> str:
     """How many windows stand in the place of one that was void."""
     again = int(found.windows["again"].sum())
     said = values.count("belief.again", again)
-    are = "is the second try" if again == 1 else "are the second try"
-    return f" ({said} of them {are} at a window, on the same launch)" if again else ""
+    tries = "is a second try" if again == 1 else "are second tries"
+    return f"; {said} of all {tries} at a void one, on the same launch" if again else ""
 
 
 def _most_often(unproven: pd.DataFrame) -> str:

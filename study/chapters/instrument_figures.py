@@ -178,7 +178,7 @@ def agreement(part: Part) -> Drawn:
                 _dots(axis, of, lines, shift, colours[place], rows == "mean")
         _named_lines(axis, [COMPARISONS[name] for name in lines])
         axis.set_xlabel("ratio")
-        legend(figure, _cell_entries(cells, colours))
+        legend(figure, _cell_entries(cells, colours, bool((ratios["verdict"] != "valid").any())))
     return Drawn(figure, frame, _agreement_caption(means))
 
 
@@ -211,14 +211,16 @@ def _named_lines(axis: Axes, names: Sequence[str]) -> None:
     axis.grid(visible=False, axis="y")
 
 
-def _cell_entries(cells: Sequence[tuple[str, int]], colours: Sequence[Any]) -> list[Line2D | Patch]:
+def _cell_entries(
+    cells: Sequence[tuple[str, int]], colours: Sequence[Any], hollow: bool
+) -> list[Line2D | Patch]:
     dot: dict[str, Any] = {"linestyle": "", "marker": "o"}
     entries: list[Line2D | Patch] = [
         Line2D([], [], color=colour, label=f"{workload}, level {level}", **dot)
         for (workload, level), colour in zip(cells, colours, strict=True)
     ]
     small = Line2D([], [], color=MUTED, alpha=0.6, ms=3.5, label="one launch", **dot)
-    return [*entries, small, void_entry()]
+    return [*entries, small, *([void_entry()] if hollow else [])]
 
 
 def _agreement_caption(means: pd.DataFrame) -> str:

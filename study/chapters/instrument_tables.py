@@ -65,6 +65,7 @@ def seconds(part: Part) -> Table:
             "block": data["block"] + 1,
             "workload": data["workload"],
             "level": data["level"],
+            "once more": data["again"].map({True: "yes"}).fillna(""),
             "outcome": data["outcome"],
             "verdict of its file": data["verdict"],
             "requests": data["requests"].map(number),

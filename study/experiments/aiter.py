@@ -73,17 +73,18 @@ class Aiter(Loaded):
         said = {key: str(value == "1") for key, value in setting.environment.items()}
         if setting.environment.get(MASTER) == "1":
             said["aiter"] = "used"  # the switch alone is no proof: see study.engine.AITER
+        model = models.load(name).at_depth(self.layers)
         return self.arm(
             f"{name}-{setting.name}",
-            models.load(name).at_depth(self.layers),
+            model,
             self.windows(self.levels),
             factors={
                 "switch": setting.switch,
                 "setting": setting.name,
                 "baseline": f"{name}-{setting.baseline}",
             },
-            flags={"enforce_eager": setting.eager},
-            environment={**self.cache_space, **setting.environment},
+            flags={"enforce_eager": setting.eager, **self.cache(model)},
+            environment=setting.environment,
             expected={"eager": str(setting.eager), **said},
             platforms=setting.platforms,
         )

@@ -44,13 +44,13 @@ class Architecture(Loaded):
         return Search(batch=self.max_num_seqs, ceiling=ceiling)
 
     def _arm(self, name: str, depth: int) -> Arm:
-        first = depth == self.depths[0]
+        first, model = depth == self.depths[0], models.load(name).at_depth(depth)
         return self.arm(
             f"{name}-{depth}",
-            models.load(name).at_depth(depth),
+            model,
             self.windows(self.levels if first else self.slope_levels),
             search=self._search if first and name in self.saturated else None,
-            environment=self.cache_space,
+            flags=self.cache(model),
             expected={"prefix_caching": "False", "chunked_prefill": "False"},
             rank=self.depths.index(depth),
             output_passes=0,  # no two of its arms should compute the same

@@ -31,12 +31,12 @@ class BlockSize(Loaded):
         return tuple(self._arm(name, size) for name in self.models for size in self.block_sizes)
 
     def _arm(self, name: str, size: int) -> Arm:
+        model = models.load(name).at_depth(self.layers)
         return self.arm(
             f"{name}-block{size}",
-            models.load(name).at_depth(self.layers),
+            model,
             self.windows(self.levels),
             factors={"block_size_asked": size},
-            flags={"block_size": size},
-            environment=self.cache_space,
+            flags={"block_size": size, **self.cache(model)},
             expected={"block_size": str(size), "prefix_caching": "False"},
         )

@@ -37,11 +37,11 @@ class Bound(Loaded):
         """One arm per model, at its full depth."""
         return tuple(
             self.arm(
-                name,
-                models.synthetic(name),
+                model.name,
+                model,
                 self.windows(self.levels),
-                environment=self.cache_space,
+                flags=self.cache(model),
                 expected={"dtype": "bfloat16"},
             )
-            for name in self.models
+            for model in map(models.synthetic, self.models)
         )

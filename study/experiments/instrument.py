@@ -74,13 +74,13 @@ class Instrument(Loaded):
     def _arm(self, name: str, twin: str) -> Arm:
         windows = tuple(self._seen_twice(window) for window in self.windows(self.levels))
         longest = max(one.workload.input_tokens + one.workload.output_tokens for one in windows)
+        model = models.load(name).at_depth(self.layers)
         return self.arm(
             f"{name}-{twin}",
-            models.load(name).at_depth(self.layers),
+            model,
             windows,
             factors={"twin": twin},
-            flags={"max_model_len": longest + MORE_TOKENS},
-            environment=self.cache_space,
+            flags={"max_model_len": longest + MORE_TOKENS, **self.cache(model)},
         )
 
     def _seen_twice(self, window: WindowPlan) -> WindowPlan:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from study import models, theory
 from study.experiment import SOME, STORAGE, Arm, Phase, WindowPlan, Workload
-from study.experiments.serving import Flags, Serving
+from study.experiments.serving import WHOLE_BLOCKS, Flags, Serving
 
 Mode = Literal["off", "file", "native"]
 
@@ -23,7 +23,6 @@ def _words(value: object) -> object:
 
 
 Modes = Annotated[tuple[Mode, ...], BeforeValidator(_words), *SOME]
-WHOLE_BLOCKS = 256  # tokens; a multiple of every block size that an engine has
 LAST_BLOCK = 128  # tokens that a request may leave empty in its last block
 
 # vLLM's own connector that keeps the cache of whole prompts in files.
@@ -55,6 +54,7 @@ class Offload(Serving):
     prompts: int = Field(default=32, ge=2, description="different prompts; memory cannot hold all")
     repeated: int = Field(default=16, ge=1, description="prompts that come back; memory holds them")
     offload_gib: float = Field(default=1.0, gt=0, description="--kv-offloading-size (native)")
+    gqa_backend: str = Field(default="", description="attention back end of GQA; empty: any")
 
     @model_validator(mode="after")
     def _exceeds_memory(self) -> Offload:
@@ -77,6 +77,10 @@ class Offload(Serving):
             "enable_prefix_caching": True,
             "kv_cache_memory_bytes": self.held_tokens * theory.kv_bytes_per_token(model),
         }
+        expected = {} if mode == "off" else {"kv_connector": CONNECTORS[mode]}
+        if self.gqa_backend and model.attention == "gqa":
+            # A connector can rule out the back end that an engine would choose without one.
+            flags["attention_backend"] = expected["attention_backend"] = self.gqa_backend
         if mode == "file":
             flags["kv_transfer_config"] = json.dumps(TO_FILES)
         elif mode == "native":
@@ -88,7 +92,7 @@ class Offload(Serving):
             factors={"offload": mode},
             environment=SAME_CORES,
             flags=flags,
-            expected={} if mode == "off" else {"kv_connector": CONNECTORS[mode]},
+            expected=expected,
             output_passes=2,
             rank=("file", "native", "off").index(mode),
         )

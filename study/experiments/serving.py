@@ -14,6 +14,7 @@ Flags = dict[str, str | int | float | bool]
 
 # MLA on a CPU has neither; so nobody gets them, or they would hide in the ratio.
 PLAIN: Flags = {"enable_prefix_caching": False, "enable_chunked_prefill": False}
+WHOLE_BLOCKS = 256  # tokens; a multiple of every block size that an engine has
 
 
 class Serving(Experiment):
@@ -77,13 +78,16 @@ class Loaded(Serving):
         validate_default=True,
         description="name:input/output tokens, or name:@prompts.jsonl/output",
     )
-    kv_cache_gib: int = Field(default=1, ge=1, le=1024, description="cache size (CPU engine)")
+    kv_cache_gib: int = Field(default=1, ge=1, le=1024, description="KV cache of every server")
     steady_s: float = Field(default=2.5, gt=0, le=3600, description="shortest steady part")
 
-    @property
-    def cache_space(self) -> dict[str, str]:
-        """The environment that gives a CPU engine its KV cache."""
-        return {"VLLM_CPU_KVCACHE_SPACE": str(self.kv_cache_gib)}
+    def cache(self, model: Model) -> Flags:
+        """The KV cache: as large for every arm, not what an engine finds left of its memory.
+
+        In whole blocks, whatever their size, so that its bytes over its tokens are those of one.
+        """
+        blocks = WHOLE_BLOCKS * theory.kv_bytes_per_token(model)
+        return {"kv_cache_memory_bytes": self.kv_cache_gib * 2**30 // blocks * blocks}
 
     def windows(self, levels: tuple[int, ...]) -> tuple[WindowPlan, ...]:
         """Every workload at every level, low levels first."""
