@@ -158,6 +158,7 @@ def test_a_second_try_takes_the_place_of_a_void_window_and_both_are_counted(
     found = dataclasses.replace(whole, windows=pd.concat([whole.windows, later]))
     arm, workload, level, block = later[["arm", "workload", "level", "block"]].iloc[0]
     table = ledgers.void_windows(found).data
+    assert len(estimates.first_tries(found)) == len(whole.windows)
     assert sorted(table["once_more"]) == [ledgers.SECOND_TRY] * 3 + ["valid"] + ["void"] * 3
     assert table.set_index("once_more").loc["valid", "arm"] == arm
     said = sentences.outcomes("x", found, launches, sentences.Values())
