@@ -28,6 +28,7 @@ from study.style import (
     look,
     panels,
     spelled,
+    void_entry,
 )
 
 BATCHES = tuple(2**power for power in range(11))
@@ -143,8 +144,8 @@ def measured(seen: pd.DataFrame, device: Hardware | None) -> Drawn:
         for axis, workload in zip(axes[0], workloads, strict=True):
             _panel(axis, near, workload)
         axes[0][0].set_ylabel("output throughput (tok/s)")
-        legend(figure, _arms(near))
-    valid = int((near["verdict"] == "valid").sum())
+        valid = int((near["verdict"] == "valid").sum())
+        legend(figure, [*_arms(near), *([void_entry()] if valid < len(near) else [])])
     text = (
         f"Output tokens per second, a point per window ({valid} valid, "
         f"{len(near) - valid} void and hollow). Dash-dotted: the bound from what a step must read "
