@@ -97,6 +97,7 @@ def _row(model: str, how: str, windows: pd.DataFrame, whole_s: float) -> dict[st
     return {
         "model": model,
         "levels": how,
+        "launches": windows["launch"].nunique(),
         "windows": len(windows),
         "void": int((windows["verdict"] == "void").sum()),
         "load_s": windows["wall_s"].sum(),
