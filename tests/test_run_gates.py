@@ -61,12 +61,11 @@ def test_the_same_engine_without_a_flaw_is_warm_and_its_cache_is_cold(
     assert looks["own_s"].is_monotonic_increasing
 
 
-@pytest.mark.parametrize(("cores_s", "verdict"), [(5.0, "void"), (0.0, "valid")])
+@pytest.mark.parametrize("cores_s", [5.0, 0.0])
 def test_somebody_elses_work_on_this_machine_voids_the_window(
     fake: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
     cores_s: float,
-    verdict: str,
 ) -> None:
     """Five of eight cores are busy, of which the study can have kept no more than two or three."""
 
@@ -74,9 +73,11 @@ def test_somebody_elses_work_on_this_machine_voids_the_window(
         return {"cores": 8.0, "busy_s": cores_s * time.monotonic(), "steal_s": 0.0}
 
     monkeypatch.setattr(telemetry, "cpu_times", cpu_times)
-    _, found, _ = run(**ONE, steady_s=2.0)
-    assert list(found.windows["verdict"]) == [verdict]
-    assert of_gate(found, "machine_quiet")["verdict"] == ("fail" if cores_s else "pass")
+    _, found, _ = run(**ONE)
+    judged = of_gate(found, "machine_quiet")
+    assert judged["verdict"] == ("fail" if cores_s else "pass")
+    assert (judged["text"] in found.windows["reasons"][0]) is bool(cores_s)
+    assert found.windows["verdict"][0] == "void" or not cores_s
 
 
 def test_a_window_recorded_before_there_was_more_is_judged_by_what_it_has(
