@@ -54,14 +54,9 @@ def fake(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> Path:
     monkeypatch.setattr(platform, "engine", lambda: platform.Engine("fake", "1.0", "cpu"))
     # Whoever runs tests may do other things meanwhile; that no window is void for.
     monkeypatch.setattr(telemetry, "cpu_times", lambda: telemetry.UNKNOWN)
-    # Nor is one measured twice, so that windows can be counted; `once_more` undoes it.
+    # Nor is one measured twice, so that windows can be counted.
     monkeypatch.setattr(validity, "PASSING", frozenset())
     return scratch
-
-
-@pytest.fixture
-def once_more(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validity, "PASSING", PASSING)
 
 
 @pytest.fixture(autouse=True)
@@ -97,35 +92,6 @@ def test_a_launch_from_start_to_frames(fake: Path) -> None:
     assert record is not None
     assert record["status"] == "ended"
     assert record["in_force"]["max_num_seqs"] == "64"
-
-
-def test_a_window_void_for_the_moment_is_measured_once_more(
-    once_more: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # The warm-up of level 1 takes at most 141 requests, the load of 3 s more than 150.
-    monkeypatch.setenv("FAKE_FAULT", "compile-at=150")
-    store, found, said = run(levels=[1], steady_s=3.0)
-    assert list(found.windows["again"]) == list(found.judgements["again"].unique()) == [False, True]
-    assert ["JIT" in reasons for reasons in found.windows["reasons"]] == [True, False]
-    assert [folder.name for folder in store.attempts()[0].windows] == ["00-short-1", "01-short-1"]
-    assert "level 1 once more, for the first was void · 1/2 windows" in said
-    assert len(found.asked().windows) == 2
-
-
-def test_a_window_is_measured_twice_at_most(
-    once_more: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FAKE_FAULT", "compile-after=0")
-    _, found, _ = run(levels=[1])
-    assert list(found.windows["verdict"]) == ["void", "void"]
-
-
-def test_what_the_engine_did_to_requests_is_its_answer(
-    once_more: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("FAKE_FAULT", "hits=8")
-    _, found, _ = run(levels=[1])
-    assert list(found.windows["verdict"]) == ["void"]
 
 
 def test_warm_up_and_load_are_kept_apart(fake: Path) -> None:
