@@ -214,7 +214,7 @@ def _cache(metrics: str, log: str) -> dict[str, str | None]:
 # --- why it did not start -----------------------------------------------------------------------
 
 # Exceptions with which an engine refuses what it was asked, as opposed to breaking.
-REFUSALS = ("ValueError", "NotImplementedError", "AssertionError", "ValidationError", "TypeError")
+REFUSALS = re.compile(r"(?:Value|NotImplemented|Assertion|Validation|Type)Error$")
 
 # And a plain exception is one when it says so.
 REFUSING = re.compile(r"not supported|only supported|unsupported|not.implemented", re.IGNORECASE)
@@ -284,7 +284,7 @@ def reason(log: str) -> Reason:
         return Reason((found or lines or ["it said nothing"])[-1], refused=False)
     cause = causes[0]
     kind = cause.partition(":")[0].rpartition(".")[2]
-    says_no = kind.endswith(REFUSALS) or (kind == "Exception" and REFUSING.search(cause))
+    says_no = REFUSALS.search(kind) or (kind == "Exception" and REFUSING.search(cause))
     refused = bool(says_no) and not PASSING.search(cause)
     return Reason(_with_detail(cause, log), refused)
 
