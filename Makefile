@@ -52,14 +52,14 @@ report: $(READY) ## Render the report from what has been measured
 doctor: $(READY) ## Say what this machine and this engine are
 	@$(PY) -m study doctor
 
-check: $(READY) ## ruff, mypy --strict, notebooks
+check: $(READY) ## ruff, mypy --strict
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(PY) -m pytest tests/test_notebooks.py tests/test_project.py
 
 test: check ## Everything: checks, tests, the real engine
-	@$(PY) -m pytest
+	@$(PY) -m pytest -m "not quiet" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(PY) -m pytest -m quiet
 
 lab: $(READY) ## Open JupyterLab on the notebooks
 	@$(PY) -m jupyterlab notebooks

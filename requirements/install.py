@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ENGINES = ("auto", "system", "cpu", "cuda", "rocm")
+UV = "uv==0.13.9"
 
 
 def main() -> None:
@@ -86,7 +88,9 @@ def install(python: Path, engine: str, torch_index: str) -> None:
     if engine == "cuda" and not has_vllm():
         pip(python, "-r", str(HERE / "cuda.in"))
     lock = "cpu" if engine == "cpu" else "rocm" if engine == "rocm" else "cuda"
-    pip(python, "--no-deps", "--require-hashes", "-r", str(HERE / f"{lock}.txt"))
+    locked = ("--no-deps", "--require-hashes", "-r", str(HERE / f"{lock}.txt"))
+    if engine != "cpu" or not uv(python, *locked):
+        pip(python, *locked)
     pip(python, "--no-deps", "--no-build-isolation", "-e", str(HERE.parent))
 
 
@@ -99,6 +103,21 @@ def pip(python: Path, *arguments: str, check: bool = True) -> bool:
     if status and check:
         stop(f"pip must install {arguments[-1]}; it ended with status {status} (see above)")
     return bool(status == 0)
+
+
+def uv(python: Path, *arguments: str) -> bool:
+    """Install by uv, in a third of pip's time; False where pip has to do it.
+
+    That is where uv cannot be had, and where pip was given an index of its own: uv would not ask
+    that one.
+    """
+    settings = subprocess.run(
+        [str(python), "-m", "pip", "config", "list"], check=False, capture_output=True, text=True
+    )
+    if re.search(r"\.index-url=", settings.stdout) or not pip(python, UV, check=False):
+        return False
+    command = [str(python), "-m", "uv", "pip", "install", "-q", "--compile-bytecode", *arguments]
+    return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
 def stop(message: str) -> None:

@@ -119,8 +119,9 @@ class Arm(BaseModel):
     `factors` are what the analysis compares by; `flags` go to the engine; `expected` is what the
     engine must say of itself for the treatment to be in force. In a flag, `STORAGE` stands for a
     folder that lasts as long as the launch. `output_passes` are the times that the fixed prompts
-    of `same_output` are sent, with the cache reset in between. After `windows`, the search asks for
-    further levels of each of their workloads, by what it has seen on the same launch.
+    of `same_output` are sent, with the cache reset in between: none where no two arms should
+    compute the same. After `windows`, the search asks for further levels of each of their
+    workloads, by what it has seen on the same launch.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -132,7 +133,7 @@ class Arm(BaseModel):
     environment: dict[str, str]
     expected: dict[str, str]
     windows: tuple[WindowPlan, ...]
-    output_passes: int = 1
+    output_passes: int = 0
     search: Search | None = None
     # Neither changes what is measured, so neither is part of a launch's identity:
     platforms: tuple[str, ...] = Field(default=(), exclude=True)  # engines that have it; (): all

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from studies import empty
 
 from study import paths, style
 
@@ -22,7 +23,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture
 def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty study root, for this process and those it starts."""
-    monkeypatch.setenv("STUDY_ROOT", str(tmp_path))
+    monkeypatch.setenv("STUDY_ROOT", str(empty(tmp_path)))
     places = {"RAW": "data/raw", "DERIVED": "data/derived", "FIGURES": "figures"}
     places |= {"REPORT": "report", "BUILD": "build", "CACHE": ".cache"}
     for name, place in places.items():

@@ -24,6 +24,8 @@ from study.nullserver import serve, stats
 from study.store import Store
 from study.truth import Claims
 
+pytestmark = pytest.mark.quiet
+
 TINY = Grid((2,), (2.0,))
 
 

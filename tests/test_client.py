@@ -23,6 +23,8 @@ from study.drive import arrivals_s
 from study.errors import StudyError
 from study.nullserver import serve, stats
 
+pytestmark = pytest.mark.quiet
+
 TTFT_MS, ITL_MS = 20.0, 5.0
 
 

@@ -18,6 +18,8 @@ from study.gates.headroom import LAG_LIMIT_S, RATE_FACTOR, Demand, client_headro
 from study.nullserver import serve
 from study.steady import steady_part
 
+pytestmark = pytest.mark.quiet
+
 ASKED = Demand(level=4, chunks_per_s=1200.0, ttft_s=0.020, itl_s=0.004, loop_lag_p99_s=0.001)
 
 

@@ -16,6 +16,8 @@ import pytest
 
 from study.nullserver import serve
 
+pytestmark = pytest.mark.quiet
+
 # The keys of a vLLM 0.32 file written with --save-result --save-detailed, without its options.
 VLLM_KEYS = {
     "date", "endpoint_type", "backend", "label", "model_id", "tokenizer_id", "num_prompts",

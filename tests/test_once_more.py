@@ -9,6 +9,8 @@ from test_run import PASSING, fake, nothing_is_left, run  # noqa: F401  (fixture
 
 from study import validity
 
+pytestmark = pytest.mark.quiet
+
 
 @pytest.fixture
 def once_more(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

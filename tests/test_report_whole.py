@@ -55,13 +55,13 @@ def test_every_section_of_a_whole_profile_can_be_shown(name: str, kept: Path) ->
     profile = profiles.load(name)
     parts = tuple(part(one) for one in profile.experiments.values())
     study = report.Study(profile.name, profile.description, parts, profile.analyses)
-    for section in SECTIONS:
-        shown = section(study)
-        assert shown and all(rendered(one).strip() for one in shown), section.__name__
-    told = [shown for shown in report.results(study) if not isinstance(shown, Text)]
+    shown = {section.__name__: section(study) for section in SECTIONS}
+    for section, content in shown.items():
+        assert content and all(rendered(one).strip() for one in content), section
+    told = [one for one in shown["results"] if not isinstance(one, Text)]
     captions = [one.caption for one in told if one.caption.startswith("Not measured")]
     assert all(one != after for one, after in pairwise(captions))
-    said = text_of(report.summary(study))
+    said = text_of(shown["summary"])
     assert "What the published numbers really say" in said
     assert said.startswith(f"> Profile `{name}`: ") and "choose no server by them" in said
     assert (kept / "derived" / "90_report-others-tables.csv").exists()

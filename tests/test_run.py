@@ -29,6 +29,8 @@ from study.experiments import Architecture, BlockSize, Offload
 from study.run import run_experiment
 from study.store import Store
 
+pytestmark = pytest.mark.quiet
+
 PASSING = validity.PASSING
 FAKE = str(Path(__file__).with_name("fake_engine.py"))
 SMALL = {
@@ -218,7 +220,7 @@ def test_the_cache_of_a_run_that_was_killed_is_swept_away(scratch: Path) -> None
     with running._storage(arm) as storage:
         assert storage is not None and storage.exists()
         assert not left.exists()
-    assert not list(left.parent.iterdir())
+    assert not list(left.parent.glob(f"{running.STORED}*"))
 
 
 KILLED = """

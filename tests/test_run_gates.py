@@ -15,6 +15,8 @@ from study import frames, plan, telemetry
 from study.experiments import Architecture
 from study.telemetry import COLUMNS
 
+pytestmark = pytest.mark.quiet
+
 ONE = {"levels": [2]}
 
 

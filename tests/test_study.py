@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import studies
 
 from study import estimates, frames, platform, theory
 from study.experiments import Architecture
@@ -34,7 +35,7 @@ def words() -> list[str]:
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A scratch study whose one launch was measured by the notebook, run from the shell."""
-    folder = tmp_path_factory.mktemp("study")
+    folder = studies.empty(tmp_path_factory.mktemp("study"))
     answer = subprocess.run(
         [sys.executable, "-m", "study", "run", "20_architecture", *words()],
         env={**os.environ, "STUDY_ROOT": str(folder)},
@@ -111,7 +112,7 @@ def test_running_it_again_measures_nothing(root: Path) -> None:
 def test_ctrl_c_stops_the_server_and_says_how_to_go_on(tmp_path: Path) -> None:
     running = subprocess.Popen(
         [sys.executable, "-m", "study", "run", "20_architecture", *words(), "steady_s=60.0"],
-        env={**os.environ, "STUDY_ROOT": str(tmp_path)},
+        env={**os.environ, "STUDY_ROOT": str(studies.empty(tmp_path))},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -18,7 +18,10 @@ from study.gates.machine import grown
 from study.telemetry import COLUMNS, Telemetry
 
 BUSY = "import time\nend = time.monotonic() + 1.5\nwhile time.monotonic() < end: pass"
-pytestmark = pytest.mark.skipif(not Path("/proc/stat").exists(), reason="another kernel")
+pytestmark = [
+    pytest.mark.quiet,
+    pytest.mark.skipif(not Path("/proc/stat").exists(), reason="another kernel"),
+]
 
 
 def looked(stranger: bool) -> tuple[float, float]:

@@ -87,4 +87,5 @@ class Aiter(Loaded):
             environment=setting.environment,
             expected={"eager": str(setting.eager), **said},
             platforms=setting.platforms,
+            output_passes=1,
         )

@@ -53,5 +53,4 @@ class Architecture(Loaded):
             flags=self.cache(model),
             expected={"prefix_caching": "False", "chunked_prefill": "False"},
             rank=self.depths.index(depth),
-            output_passes=0,  # no two of its arms should compute the same
         )

@@ -39,4 +39,5 @@ class BlockSize(Loaded):
             factors={"block_size_asked": size},
             flags={"block_size": size, **self.cache(model)},
             expected={"block_size": str(size), "prefix_caching": "False"},
+            output_passes=1,
         )
