@@ -24,6 +24,8 @@ from study.run import run_experiment
 from study.server import Server
 from study.store import Store
 
+pytestmark = pytest.mark.quiet
+
 FAKE = str(Path(__file__).with_name("fake_engine.py"))
 SETUP: dict[str, Any] = {"engine": {"kind": "cpu"}, "packages": {}, "machine": {}}
 SMALL = {"workloads": ["short:64/16"], "launches": 1, "steady_s": 0.5}
@@ -41,8 +43,6 @@ sys.argv[1:] = [
     "--save", words["--result-dir"] + "/" + words["--result-filename"],
 ]
 import argparse
-
-pytestmark = pytest.mark.quiet
 parser = argparse.ArgumentParser()
 load.add_arguments(parser)
 code = load.main(parser.parse_args())
