@@ -58,7 +58,7 @@ check: $(READY) ## ruff, mypy --strict
 	@$(PY) -m mypy
 
 test: check ## Everything: checks, tests, the real engine
-	@$(PY) -m pytest -m "not quiet" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@$(PY) -m pytest -m "not quiet" --numprocesses 3 --dist loadfile --no-loadscope-reorder
 	@$(PY) -m pytest -m quiet
 
 lab: $(READY) ## Open JupyterLab on the notebooks

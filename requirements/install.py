@@ -92,6 +92,8 @@ def install(python: Path, engine: str, torch_index: str) -> None:
     if engine != "cpu" or not uv(python, *locked):
         pip(python, *locked)
     pip(python, "--no-deps", "--no-build-isolation", "-e", str(HERE.parent))
+    # Where Python may not keep what it compiles (many images say so), every process would do it.
+    subprocess.run([str(python), "-m", "compileall", "-q", str(HERE.parent / "study")], check=False)
 
 
 def pip(python: Path, *arguments: str, check: bool = True) -> bool:

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from study import estimates, stats
+from study import estimates, families, stats
 from study.beside import BOUND, with_bound
 from study.estimates import COMPARED, LIMITS, METRICS, Metric, of_metrics, rows_of
 from study.frames import Frames
@@ -226,7 +226,7 @@ def interval_words(rows: pd.DataFrame, unit: str = "launches") -> str:
 
 def attention_ratio(found: Frames) -> Drawn:
     """MLA / GQA inside blocks against level; a row of panels per metric, a column per workload."""
-    frame = of_metrics(lambda metric: estimates.attention_ratios(found, metric))
+    frame = of_metrics(lambda metric: families.attention_ratios(found, metric))
     frame = frame[frame["layers"].isin(estimates.depths(found)[:1])]
     if frame.empty:
         return Drawn(None, frame, estimates.why_not(found, estimates.NO_PAIR))
@@ -269,7 +269,7 @@ def _feed_forward_entries(frame: pd.DataFrame) -> list[Line2D]:
         Line2D(
             [],
             [],
-            label=spelled(estimates.without(row.model, *ATTENTION_COLOUR)),
+            label=spelled(families.without(row.model, *ATTENTION_COLOUR)),
             **_ratio_style(row),
         )
         for row in rows_of(unique)
@@ -305,7 +305,7 @@ def layer_cost(found: Frames) -> Drawn:
         "tpot_p50_s": "TPOT: ms per token\nper layer",
         "ttft_p50_s": "TTFT: ms per prompt\nper layer",
     }
-    frame = of_metrics(lambda metric: estimates.layer_costs(found, metric), tuple(names))
+    frame = of_metrics(lambda metric: families.layer_costs(found, metric), tuple(names))
     if frame.empty:
         return Drawn(None, frame, estimates.why_not(found, estimates.NO_SLOPE))
     if frame["point"].isna().all():

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from study import paths
 
 VERSION = 5
-DIGEST = "6d4c9ec5e4b07b51"
+DIGEST = "ae34810ea5d27ab6"
 
 # The modules between an arm and its raw data.
 MEASURING = (

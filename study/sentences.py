@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from study import estimates, stats, theory
+from study import estimates, families, stats, theory
 from study.equivalence import EQUIVALENT, MARGIN, SMALL
 from study.errors import StudyError
 from study.estimates import INTERVAL, METRICS, rows_of
@@ -73,12 +73,12 @@ def lead(name: str, found: Frames, launches: Sequence[Launch], values: Values) -
 
 def _lead_attention(name: str, found: Frames, values: Values) -> str:
     """MLA over GQA in output throughput at the highest level, over all feed-forward families."""
-    effects = _at_top_level(found, estimates.factorial_effects(found, "output_tok_s"))
-    every = effects.loc[effects["effect"] == estimates.EFFECTS[0]]
+    effects = _at_top_level(found, families.factorial_effects(found, "output_tok_s"))
+    every = effects.loc[effects["effect"] == families.EFFECTS[0]]
     main, missing = every.loc[every["n"] > 0], every.loc[every["n"] == 0, "workload"]
     if main.empty:
         return "At the highest level no block allows an overall comparison of MLA with GQA."
-    pairs = _at_top_level(found, estimates.attention_ratios(found, "output_tok_s"))
+    pairs = _at_top_level(found, families.attention_ratios(found, "output_tok_s"))
     said = []
     for row in rows_of(main):
         key = f"{name}.lead.{row.workload}"
@@ -199,7 +199,7 @@ def _plain(text: str) -> str:
 
 def attention(name: str, found: Frames, metric: str, values: Values) -> str:
     """A line per workload: MLA / GQA at the highest level of the first depth."""
-    frame = _at_top_level(found, estimates.attention_ratios(found, metric))
+    frame = _at_top_level(found, families.attention_ratios(found, metric))
     if frame.empty:
         return "- " + estimates.why_not(found, estimates.NO_PAIR)
     lines = []
@@ -213,7 +213,7 @@ def attention(name: str, found: Frames, metric: str, values: Values) -> str:
 def _ratio_sentence(key: str, row: Any, metric: str, values: Values) -> str:
     words, key = METRICS[metric], f"{key}.{row.model}.mla_over_gqa"
     family = "dense layers" if row.feed_forward == "dense" else "a mixture of experts"
-    if size := estimates.without(row.model, "mla", row.feed_forward):
+    if size := families.without(row.model, "mla", row.feed_forward):
         family += f" ({values.label(f'{key}.size', size)})"
     if row.n == 0:
         return f"With {family} no block could be compared."
@@ -255,12 +255,12 @@ def margin(name: str, values: Values) -> str:
 
 def effects(name: str, found: Frames, metric: str, values: Values) -> str:
     """The feed-forward's main effect and the interaction, at the highest level."""
-    frame = _at_top_level(found, estimates.factorial_effects(found, metric))
+    frame = _at_top_level(found, families.factorial_effects(found, metric))
     if frame.empty:
         return "- " + estimates.why_not(found, estimates.NO_QUARTET)
     words = {
-        estimates.EFFECTS[1]: "a mixture over dense layers, mean of both attention families",
-        estimates.EFFECTS[2]: "interaction (MLA / GQA in mixtures over MLA / GQA in dense models)",
+        families.EFFECTS[1]: "a mixture over dense layers, mean of both attention families",
+        families.EFFECTS[2]: "interaction (MLA / GQA in mixtures over MLA / GQA in dense models)",
     }
     lines, of = [], lower(METRICS[metric].name)
     for (workload, level), group in frame.groupby(["workload", "level"], sort=False):
@@ -302,7 +302,7 @@ def lower(name: str) -> str:
 
 def method(name: str, found: Frames, values: Values) -> str:
     """How the ratios above were made."""
-    frame = estimates.attention_ratios(found, "output_tok_s")
+    frame = families.attention_ratios(found, "output_tok_s")
     frame = frame[frame["n"] > 1]
     if frame.empty:
         return "No ratio has an interval: each needs at least two blocks."
@@ -375,7 +375,7 @@ def _cache_lines(name: str, frame: pd.DataFrame, values: Values) -> Iterator[str
 
 def layer_costs(name: str, found: Frames, values: Values) -> str:
     """What a layer adds to TPOT at the highest level that both depths have seen."""
-    frame = estimates.layer_costs(found, "tpot_p50_s")
+    frame = families.layer_costs(found, "tpot_p50_s")
     if frame.empty:
         return "- " + estimates.why_not(found, estimates.NO_SLOPE)
     lines = []

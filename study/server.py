@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,6 +85,8 @@ class Server:
         self.base_url = f"http://127.0.0.1:{port}"
         self.ready_s = float("nan")
         self._process: subprocess.Popen[bytes] | None = None
+        # Engines leave their sockets behind, four a launch, in the folder for temporary files.
+        self._sockets = tempfile.TemporaryDirectory(prefix="study-", ignore_cleanup_errors=True)
 
     def __enter__(self) -> Self:
         if not port_is_free(self.port):
@@ -117,11 +120,14 @@ class Server:
                 stdin=subprocess.PIPE,  # held open: when we die, the guard stops the server
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.command.environment, "VLLM_API_KEY": self.api_key},
+                env={**os.environ, **self.command.environment, **self._own_environment()},
                 # A group of its own, to be stopped whole, but not a session: sessions are scheduled
                 # as one (autogroup), and the client's was seen to wait 100 ms for the server's.
                 process_group=0,
             )
+
+    def _own_environment(self) -> dict[str, str]:
+        return {"VLLM_API_KEY": self.api_key, "VLLM_RPC_BASE_PATH": self._sockets.name}
 
     def _wait_until_ready(self, started: float) -> None:
         compiling_since: float | None = None
@@ -245,6 +251,7 @@ class Server:
         deadline = time.monotonic() + 5.0
         while not port_is_free(self.port) and time.monotonic() < deadline:
             time.sleep(0.05)
+        self._sockets.cleanup()
 
 
 def _family(pid: int) -> list[psutil.Process]:

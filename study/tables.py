@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from study import estimates, paths, theory
+from study import estimates, families, paths, theory
 from study.equivalence import EQUIVALENT, MARGIN, UNDECIDED
 from study.estimates import LIMITS, METRICS, of_metrics, rows_of
 from study.frames import NOT_MEASURED, Frames
@@ -257,7 +257,7 @@ def _result(row: Any, scale: float, outcome: str) -> str:
 
 def comparisons(found: Frames) -> Table:
     """MLA / GQA inside blocks: ratio, p-value, and the absolute values that the ratio hides."""
-    data = of_metrics(lambda metric: estimates.attention_ratios(found, metric))
+    data = of_metrics(lambda metric: families.attention_ratios(found, metric))
     if data.empty:
         return Table(data, data, estimates.why_not(found, estimates.NO_PAIR))
     rows = [
@@ -330,7 +330,7 @@ def _methods(data: pd.DataFrame) -> str:
 
 def effects(found: Frames) -> Table:
     """Main effects of attention and feed-forward, and their interaction, inside blocks."""
-    data = of_metrics(lambda metric: estimates.factorial_effects(found, metric))
+    data = of_metrics(lambda metric: families.factorial_effects(found, metric))
     if data.empty:
         return Table(data, data, estimates.why_not(found, estimates.NO_QUARTET))
     shown = pd.DataFrame(
@@ -362,7 +362,7 @@ def effects(found: Frames) -> Table:
 def layer_costs(found: Frames) -> Table:
     """What one more layer adds, per model, workload and level."""
     data = of_metrics(
-        lambda metric: estimates.layer_costs(found, metric), ("tpot_p50_s", "ttft_p50_s")
+        lambda metric: families.layer_costs(found, metric), ("tpot_p50_s", "ttft_p50_s")
     )
     if data.empty:
         return Table(data, data, estimates.why_not(found, estimates.NO_SLOPE))

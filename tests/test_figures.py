@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from study import estimates, figures, ledgers, paths, pictures, sentences, stats, tables
+from study import estimates, families, figures, ledgers, paths, pictures, sentences, stats, tables
 from study.frames import Frames
 from study.plan import Launch
 from study.style import HOLLOW_FACE, Drawn, spelled
@@ -118,9 +118,9 @@ def test_a_void_window_never_enters_an_estimate(wrong: float, whole: Frames) -> 
     other = _with_void_values(whole, wrong)
     for metric in estimates.METRICS:
         for estimate in (
-            estimates.attention_ratios,
-            estimates.factorial_effects,
-            estimates.layer_costs,
+            families.attention_ratios,
+            families.factorial_effects,
+            families.layer_costs,
         ):
             pd.testing.assert_frame_equal(estimate(whole, metric), estimate(other, metric))
         levels, others = (estimates.by_level(found, [metric]) for found in (whole, other))
@@ -195,7 +195,7 @@ def test_the_caption_names_method_confidence_and_n(whole: Frames) -> None:
 def test_ratios_come_back_as_they_were_put_in() -> None:
     found = stub.frames(stub.experiment(), noise=1e-9)
     windows = found.windows.set_index(["arm", "workload", "level", "block"])["tpot_p50_s"]
-    frame = estimates.attention_ratios(found, "tpot_p50_s")
+    frame = families.attention_ratios(found, "tpot_p50_s")
     assert len(frame) == 2 * 2 * 3
     for row in estimates.rows_of(frame):
         cell = (row.workload, row.level, 0)
@@ -206,11 +206,11 @@ def test_ratios_come_back_as_they_were_put_in() -> None:
 
 def test_the_slope_between_depths_is_the_cost_of_a_layer() -> None:
     found = stub.frames(TWO_DEPTHS, noise=1e-9)
-    frame = estimates.layer_costs(found, "tpot_p50_s").set_index(["model", "workload", "level"])
+    frame = families.layer_costs(found, "tpot_p50_s").set_index(["model", "workload", "level"])
     for family in ("gqa", "mla"):
         wanted_s = stub.STEP_S[family] + 16 * stub.STREAM_S[family]
         assert frame.loc[(f"{family}-dense", "short", 16), "point"] == pytest.approx(wanted_s)
-    several = estimates.layer_costs(stub.frames(TWO_DEPTHS), "tpot_p50_s")
+    several = families.layer_costs(stub.frames(TWO_DEPTHS), "tpot_p50_s")
     assert several["method"].str.contains(f"over {len(several)} comparisons").all()
 
 
@@ -220,14 +220,14 @@ def test_independent_factors_have_no_interaction() -> None:
     factor = windows["attention"].map({"gqa": 1.0, "mla": 2.0})
     factor = factor * windows["feed_forward"].map({"dense": 1.0, "moe": 3.0})
     found = dataclasses.replace(found, windows=windows.assign(tpot_p50_s=factor))
-    frame = estimates.factorial_effects(found, "tpot_p50_s")
+    frame = families.factorial_effects(found, "tpot_p50_s")
     points = frame.groupby("effect")["point"].agg(["min", "max"])
-    for effect, wanted in zip(estimates.EFFECTS, (2.0, 3.0, 1.0), strict=True):
+    for effect, wanted in zip(families.EFFECTS, (2.0, 3.0, 1.0), strict=True):
         assert points.loc[effect].to_numpy() == pytest.approx([wanted, wanted])
 
 
 def test_pairing_never_crosses_blocks(whole: Frames) -> None:
-    frame = estimates.attention_ratios(whole, "output_tok_s")
+    frame = families.attention_ratios(whole, "output_tok_s")
     cell = frame[(frame["treatment"] == "mla-dense-4") & (frame["workload"] == "short")]
     one_void = cell[cell["level"] == 1].iloc[0]
     assert (one_void["n"], one_void["dropped"]) == (2, 1)
@@ -239,7 +239,7 @@ def test_one_depth_has_no_slope_and_the_figure_says_so() -> None:
 
 
 def test_the_family_of_intervals_holds_void_cells_too(whole: Frames) -> None:
-    frame = estimates.attention_ratios(whole, "output_tok_s")
+    frame = families.attention_ratios(whole, "output_tok_s")
     assert frame["method"].str.contains(f"over {len(frame)} comparisons").all()
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from pathlib import Path
 
 import psutil
@@ -44,6 +45,16 @@ def test_it_starts_answers_and_leaves_nothing(tmp_path: Path) -> None:
         assert not port_is_free(server.port)
     assert port_is_free(server.port)
     assert "Resolved architecture" in server.log_text()
+
+
+def test_what_an_engine_leaves_in_its_folder_of_sockets_goes_with_it(tmp_path: Path) -> None:
+    with fake_server(tmp_path) as server:
+        assert server.pid is not None
+        folder = Path(psutil.Process(server.pid).environ()["VLLM_RPC_BASE_PATH"])
+        assert len(str(folder / str(uuid.uuid4()))) < 100  # or it is no name for a socket
+        with socket.socket(socket.AF_UNIX) as left:
+            left.bind(str(folder / "left"))
+    assert not folder.exists()
 
 
 def test_the_key_is_in_no_command_and_no_log(tmp_path: Path) -> None:
