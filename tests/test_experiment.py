@@ -153,8 +153,7 @@ def test_saturation_reads_windows_of_the_families_launches(name: str) -> None:
     assert len({one.arm.model.attention for one in curves}) == 2
     for launch in curves:
         batch = int(launch.arm.flags["max_num_seqs"])
-        past = 4 if name == "gpu" else 2  # times what the engine runs at once
-        assert launch.arm.search == Search(batch=batch, ceiling=past * batch)
+        assert launch.arm.search == Search(batch=batch, ceiling=4 * batch)
         for workload in {window.workload.name for window in launch.arm.windows}:
             of_workload = [w for w in launch.expected_windows if w.workload.name == workload]
             assert 1 in {window.level for window in of_workload}
