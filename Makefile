@@ -12,14 +12,17 @@ MODELS ?=
 LAUNCHES ?=
 PROMPTS ?=
 BUDGET ?=
+# Anything: try what failed before once more, as when its cause is mended.
+RETRY ?=
 # Where CPU builds of torch are, if pip does not find them where it looks already.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 CHOICE = --profile $(PROFILE) $(if $(ONLY),--only "$(ONLY)") $(if $(MODELS),--models "$(MODELS)") \
   $(if $(LAUNCHES),--launches $(LAUNCHES)) $(if $(PROMPTS),--prompts "$(PROMPTS)")
-LIMIT = $(if $(BUDGET),--budget $(BUDGET))
+LIMIT = $(if $(BUDGET),--budget "$(BUDGET)")
 PY    := $(VENV)/bin/python
-READY := $(VENV)/ready
+# One stamp whatever the engine, and one per engine: who asks for another one gets it installed.
+READY := $(VENV)/ready$(if $(filter auto,$(ENGINE)),,-$(ENGINE))
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
 .PHONY: help setup reproduce plan run report test check lab doctor clean
@@ -28,17 +31,17 @@ help: ## Show this help
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo "  PROFILE=auto|smoke|cpu|gpu   ENGINE=auto|system|cpu|cuda|rocm   PYTHON=python3.11"
-	@echo '  ONLY=block_size,offload   MODELS=gqa-dense,mla-dense   LAUNCHES=5   BUDGET=2h   PROMPTS=my.jsonl'
+	@echo '  ONLY=block_size,offload   MODELS=gqa-dense,mla-dense   LAUNCHES=5   BUDGET=2h   PROMPTS=my.jsonl   RETRY=1'
 	@echo '  make run NB=20_architecture P="levels=[1,16] launches=5"'
 
-$(READY): $(wildcard requirements/*) pyproject.toml
+$(READY): $(wildcard requirements/*)
 	$(PYTHON) requirements/install.py $(VENV) $(ENGINE) --torch-index $(TORCH_CPU_INDEX)
-	@touch $@
+	@touch $(VENV)/ready $@
 
 setup: $(READY) ## Make the environment in .venv
 
 reproduce: $(READY) ## Run the whole study and write report/report.html
-	@$(PY) -m study reproduce $(CHOICE) $(LIMIT)
+	@$(PY) -m study reproduce $(CHOICE) $(LIMIT) $(if $(RETRY),--retry)
 
 plan: $(READY) ## Say what `make reproduce` would measure, and how long it would take
 	@$(PY) -m study plan $(CHOICE) $(LIMIT)

@@ -94,6 +94,7 @@ def install(python: Path, engine: str, torch_index: str) -> None:
     pip(python, "--no-deps", "--no-build-isolation", "-e", str(HERE.parent))
     # Where Python may not keep what it compiles (many images say so), every process would do it.
     subprocess.run([str(python), "-m", "compileall", "-q", str(HERE.parent / "study")], check=False)
+    (python.parent.parent / f"ready-{engine}").touch()  # as make knows it: see the Makefile
 
 
 def pip(python: Path, *arguments: str, check: bool = True) -> bool:

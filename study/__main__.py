@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -47,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
         _add_choice(one)
         if name != "report":
             one.add_argument("--budget", help="stop in time, as in 2h or 90min")
+        if name == "reproduce":
+            one.add_argument("--retry", action="store_true", help="try anew what failed before")
         one.set_defaults(command=command)
 
     run = commands.add_parser("run", help="run one notebook with parameters of your own")
@@ -82,7 +85,7 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="auto", help="auto, smoke, cpu, gpu")
     parser.add_argument("--only", default="", help="notebooks, as in block_size,offload")
     parser.add_argument("--models", default="", help="models, as in gqa-dense,mla-dense")
-    parser.add_argument("--launches", type=int, default=0, help="launches of every arm")
+    parser.add_argument("--launches", type=int, help="launches of every arm")
     parser.add_argument("--prompts", default="", help="a JSONL file of prompts of your own")
 
 
@@ -92,11 +95,11 @@ def _choice(options: argparse.Namespace) -> Choice:
     def split(text: str) -> tuple[str, ...]:
         return tuple(part for part in text.replace(",", " ").split() if part)
 
-    if options.launches < 0:
+    if options.launches is not None and options.launches < 1:
         raise StudyError(f"launches must be at least 1; it was {options.launches}")
     prompts = str(Path(options.prompts).expanduser().resolve()) if options.prompts else ""
     only, models = split(options.only), split(options.models)
-    return Choice(options.profile, only, models, options.launches, prompts)
+    return Choice(options.profile, only, models, options.launches or 0, prompts)
 
 
 def _budget_s(options: argparse.Namespace) -> float | None:
@@ -106,8 +109,11 @@ def _budget_s(options: argparse.Namespace) -> float | None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    from study import store
     from study.reproduce import reproduce
 
+    if options.retry:
+        os.environ[store.FORGIVEN] = store.now()  # notebooks run in processes of their own
     reproduce(_choice(options), _budget_s(options))
     return 0
 

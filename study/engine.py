@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from study import cores, models, paths, weights
+from study import cores, models, paths, platform, weights
 from study.experiment import STORAGE, Arm
 from study.models import Model
 
@@ -111,11 +111,17 @@ def folder_of(model: Model) -> Path:
     return paths.CACHE / "models" / f"{model.name}-{model.layers}"
 
 
-def model_folder(model: Model, seed: int) -> Path:
-    """The folder of a synthetic model, written anew (it is small) so that it is never stale."""
+def model_folder(model: Model, seed: int, compared: bool = False) -> Path:
+    """The folder of a synthetic model, with weights unless it is large.
+
+    `compared`: its outputs will be, for which weights must be made even for a large one. Only on
+    a GPU: on a CPU that would take longer than all that is measured with it.
+    """
     folder = folder_of(model)
     models.write_folder(model, folder)
-    weights.write(model, folder, seed)
+    worth_it = compared and platform.engine().kind != "cpu"
+    largest = weights.LARGEST_COMPARED if worth_it else weights.LARGEST_WRITTEN
+    weights.write(model, folder, seed, largest)
     return folder
 
 
@@ -132,6 +138,8 @@ LOGGED = {
         r" (?:(?:attention )?backend|out of potential backends)(?! for ViT)"
     ),
     "moe_backend": r"Using (.+?) MoE backend",
+    # What the engine prefers, by its switches: no proof that it is there.
+    "rms_norm": r"IrOpPriorityConfig\(rms_norm=\['(\w+)'",
     "cache_layout": r"Using (\w+) KV cache layout",
     "kv_connector": r"Creating v1 connector with name: (\w+)",
     # The switch that does not switch, in the engine's own words.
@@ -179,6 +187,8 @@ def in_force(metrics: str, server_info: str, log: str) -> dict[str, str | None]:
     chosen = f"{found['attention_backend']} {found['moe_backend']}"
     if "aiter" in chosen.lower() or AITER.search(log):
         found["aiter"] = "used"
+    elif found.get("VLLM_ROCM_USE_AITER") == "False":
+        found["aiter"] = "not used"
     return found | _cache(metrics, log)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,19 +16,6 @@ from study.experiments import by_notebook
 
 AUTO = "auto"
 OWN_PROMPTS = "own"  # the name of the workload that takes the place of the synthetic ones
-
-
-@dataclass(frozen=True)
-class Profile:
-    """A named choice of experiments, by notebook, and of analyses: notebooks that measure nothing.
-
-    Both are in reading order.
-    """
-
-    name: str
-    description: str
-    experiments: dict[str, Experiment]
-    analyses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,6 +42,31 @@ class Choice:
             "prompts": self.prompts,
         }
 
+    def __str__(self) -> str:
+        """As it is written after `make reproduce`."""
+        given = {
+            "PROFILE": chosen(self.profile),
+            "ONLY": ",".join(self.only),
+            "MODELS": ",".join(self.models),
+            "LAUNCHES": str(self.launches or ""),
+            "PROMPTS": self.prompts,
+        }
+        return " ".join(f"{name}={shlex.quote(value)}" for name, value in given.items() if value)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A named choice of experiments, by notebook, and of analyses: notebooks that measure nothing.
+
+    Both are in reading order.
+    """
+
+    name: str
+    description: str
+    experiments: dict[str, Experiment]
+    analyses: tuple[str, ...] = ()
+    choice: Choice = Choice()
+
 
 def names() -> list[str]:
     """Every profile the study knows."""
@@ -74,21 +87,21 @@ def load(choice: Choice | str) -> Profile:
     path = paths.PROFILES / f"{name}.yaml"
     if not path.is_file():
         raise unknown_name("a profile", name, [*names(), AUTO])
-    content = yaml.safe_load(path.read_text())
     try:
-        asked = dict(content["notebooks"])
+        content = yaml.safe_load(path.read_text())
+        asked = {notebook: dict(given or {}) for notebook, given in content["notebooks"].items()}
         description = str(content["description"]).strip()
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         raise StudyError(
-            f"the profile {name}.yaml must have `description` and `notebooks`, each notebook with "
-            f"its parameters; it has {content!r}"
+            f"the profile {name}.yaml must be YAML with `description` and `notebooks`, each "
+            f"notebook with its parameters; it is not ({type(error).__name__}: {error})"
         ) from error
     experiments = {
-        notebook: by_notebook(notebook).of(_narrowed(notebook, parameters or {}, choice))
+        notebook: by_notebook(notebook).of(_narrowed(notebook, parameters, choice))
         for notebook, parameters in sorted(asked.items())
     }
     analyses = tuple(notebooks.analyses())
-    return _only(Profile(name, description, experiments, analyses), choice.only)
+    return _only(Profile(name, description, experiments, analyses, choice), choice.only)
 
 
 def _narrowed(notebook: str, parameters: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
@@ -96,7 +109,7 @@ def _narrowed(notebook: str, parameters: Mapping[str, Any], choice: Choice) -> d
     found = dict(parameters)
     if choice.launches:
         found["launches"] = choice.launches
-    if choice.models:
+    if choice.models and kind.of(found).model_dump()["models"]:  # one without starts no server
         found["models"] = list(choice.models)
         if "saturated" in kind.model_fields:
             before = found.get("saturated", kind.model_fields["saturated"].default)

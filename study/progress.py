@@ -28,6 +28,7 @@ class Progress:
         self._launches_done_s = 0.0  # what the plan expected of what is done
         self._launch_so_far_s = 0.0
         self._prefix = ""
+        self._ended: set[str] = set()
 
     def launch(self, launch: Launch, number: int, of_blocks: int) -> None:
         """It is this launch's turn."""
@@ -67,10 +68,12 @@ class Progress:
 
     def launch_done(self, launch: Launch, outcome: str, reason: str) -> None:
         """The launch has come to its end; what it left undone will not be done."""
-        more = self._of_this_launch - len(launch.expected_windows)
+        first = launch.id not in self._ended  # or it failed, and has been tried once more
+        self._ended.add(launch.id)
+        more = self._of_this_launch - first * len(launch.expected_windows)
         self.plan = replace(self.plan, windows=self.plan.windows + more)
-        self._launches_done_s += launch.expected_s
-        self._launch_so_far_s = 0.0
+        self._launches_done_s += first * launch.expected_s
+        self._launch_so_far_s, self._of_this_launch = 0.0, 0
         self.say(outcome + (f": {reason}" if reason else ""))
 
     def say(self, text: str) -> None:

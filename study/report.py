@@ -42,6 +42,8 @@ class Profile(Protocol):
     def experiments(self) -> dict[str, Experiment]: ...
     @property
     def analyses(self) -> tuple[str, ...]: ...
+    @property
+    def choice(self) -> object: ...  # as text: what is written after `make reproduce`
 
 
 # What is measured for the sake of all other numbers has sections of its own.
@@ -57,6 +59,7 @@ class Study:
     description: str
     parts: tuple[Part, ...]
     analyses: tuple[str, ...] = ()
+    choice: str = ""
     values: Values = field(default_factory=Values)
 
     @property
@@ -80,7 +83,8 @@ def read(profile: Profile, store: Store | None = None) -> Study:
     """Everything on disk that the profile asks for, from this machine and engine."""
     setup = plan.setup()
     parts = (chapter.read(one, setup, store) for one in profile.experiments.values())
-    return Study(profile.name, profile.description, tuple(parts), profile.analyses)
+    choice = str(profile.choice)
+    return Study(profile.name, profile.description, tuple(parts), profile.analyses, choice)
 
 
 # --- the sections, in reading order ---------------------------------------------------------------
@@ -255,10 +259,10 @@ def _title(part: Part) -> Text:
 
 def rerun(study: Study) -> list[Shown]:
     """The commands that make this report anew."""
-    name = study.values.label("profile.name", study.profile)
+    choice = study.values.label("profile.choice", study.choice or f"PROFILE={study.profile}")
     return [
         Text(
-            f"    make setup\n    make plan PROFILE={name}\n    make reproduce PROFILE={name}\n\n"
+            f"    make setup\n    make plan {choice}\n    make reproduce {choice}\n\n"
             "`make plan` says beforehand what will be measured and how long it takes. What is on "
             "disk is not measured again; another machine, engine or parameter is another launch."
         )

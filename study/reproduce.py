@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from study import budget, calibration, notebooks, paths, plan, platform, profiles, standing
 from study.budget import Budget
+from study.errors import StudyError
 from study.experiments import Instrument
 from study.page import render
 from study.plan import Launch
@@ -70,10 +73,12 @@ def describe(profile: Profile, store: Store, budget_s: float | None = None) -> s
 
 
 def _within(missing: tuple[Launch, ...], left_s: float) -> str:
-    """What a budget leaves room for, in the order in which it would be measured."""
+    """What a budget leaves room for, in the order in which it would be measured: see _in_rounds."""
     fitting: list[Launch] = []
-    for launch in Budget(deadline=left_s).order(missing):
-        if launch.expected_s <= left_s:
+    place = {name: number for number, name in enumerate(one.experiment for one in missing)}
+    order = sorted(missing, key=lambda one: (one.block, place[one.experiment], one.arm.rank))
+    for launch in order:
+        if budget.MARGIN * launch.expected_s <= left_s:
             fitting.append(launch)
             left_s -= launch.expected_s
     return f"within the budget: {plan.cost(fitting)}; the other arms will be shown as not measured"
@@ -84,21 +89,40 @@ def reproduce(choice: Choice, budget_s: float | None = None) -> Path:
 
     With a budget every experiment's first block comes before any second block, and the report
     says what there was no time for.
+
+    Raises: StudyError where a notebook failed, after all the others and the report.
     """
     profile, store = profiles.load(choice), Store()
     store.prepare()
     print(describe(profile, store, budget_s), flush=True)
     began = time.monotonic()
     if budget_s is not None:
-        rest_s = rendering_s(profile) + calibrating_s(profile, store)
-        os.environ[budget.DEADLINE] = str(time.time() + budget_s - rest_s)
+        os.environ[budget.DEADLINE] = str(time.time() + budget_s - rendering_s(profile))
         _in_rounds(profile, store)
-    for notebook in in_reading_order(profile):
-        print(f"\n{notebook}", flush=True)
-        notebooks.execute(notebook, dict(profile.experiments.get(notebook, ())))
+    failed = [
+        notebook
+        for notebook in in_reading_order(profile)
+        if not _ran(notebook, notebook, dict(profile.experiments.get(notebook, ())))
+    ]
     path = report(choice)
     print(f"\ndone in {plan.duration(time.monotonic() - began)}; the report: {path}")
+    if failed:
+        raise StudyError(
+            f"every notebook must run to its end; {', '.join(failed)} did not (see above). Mend "
+            "the cause and run the same command again; the report shows what there is."
+        )
     return path
+
+
+def _ran(notebook: str, title: str, parameters: Mapping[str, object]) -> bool:
+    """Run a notebook of the profile; whether it came to its end. The others do not wait for it."""
+    print(f"\n{title}", flush=True)
+    try:
+        notebooks.execute(notebook, parameters)
+    except StudyError as error:
+        print(f"study: {error}", file=sys.stderr, flush=True)
+        return False
+    return True
 
 
 def _in_rounds(profile: Profile, store: Store) -> None:
@@ -111,8 +135,7 @@ def _in_rounds(profile: Profile, store: Store) -> None:
             upto = experiment.model_copy(update={"launches": block + 1})
             missing = standing.missing(plan.launches(upto, setup), store)
             if any(limit.allows(launch) for launch in missing):
-                print(f"\n{notebook}, block {block + 1}", flush=True)
-                notebooks.execute(notebook, dict(upto))
+                _ran(notebook, f"{notebook}, block {block + 1}", dict(upto))
 
 
 def report(choice: Choice) -> Path:

@@ -121,7 +121,7 @@ def _measure(
     arm, port, name = launch.arm, free_port(), f"study-{launch.id}"
     # The weights are made up from the seed of the block: launches of a block share them.
     seed = launch.seed + launch.block
-    folder = engine.model_folder(arm.model, seed)
+    folder = engine.model_folder(arm.model, seed, compared=arm.output_passes > 0)
     started = time.monotonic()
     with _storage(arm) as storage:
         command = engine.command(arm, sys.executable, folder, name, port, seed, str(storage))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from study import budget
 from study.plan import Launch
 from study.store import Attempt, Store, best_of, enough
 
@@ -71,7 +73,7 @@ def _settled(one: Standing, answers: dict[tuple[str, str], Standing]) -> Standin
 
 def _why_not(tries: Sequence[Attempt]) -> str:
     if not tries:
-        return ""
+        return "the budget left no time for it" if budget.DEADLINE in os.environ else ""
     if any(one.record is None for one in tries):
         return "a record on disk cannot be read"
     return "interrupted; its windows are kept but not counted"

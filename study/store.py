@@ -28,6 +28,7 @@ from study.errors import StudyError
 from study.plan import Launch
 
 MAX_ATTEMPTS = 2  # a launch that failed is tried once more; after that, failing is its outcome
+FORGIVEN = "STUDY_FORGIVEN"  # in the environment: what failed before this time is tried anew
 
 Record = dict[str, Any]
 
@@ -69,6 +70,11 @@ class Attempt:
         return str(self.record["outcome"])
 
     @property
+    def started_utc(self) -> str:
+        """When it began, as `now` says it; the empty text if its record does not tell."""
+        return str((self.record or {}).get("started_utc", ""))
+
+    @property
     def windows(self) -> list[Path]:
         """Folders of the windows that were measured whole, in order."""
         return sorted(path.parent for path in self.folder.glob("windows/*/window.json"))
@@ -84,7 +90,9 @@ def best_of(tries: Sequence[Attempt]) -> Attempt | None:
 def enough(tries: Sequence[Attempt]) -> bool:
     """Whether a launch with these tries needs no further one."""
     ended = [one for one in tries if one.outcome is not None]
-    return len(ended) >= MAX_ATTEMPTS or any(one.outcome != "failed" for one in ended)
+    since = os.environ.get(FORGIVEN, "")
+    failed = [one for one in ended if one.outcome == "failed" and one.started_utc >= since]
+    return len(failed) >= MAX_ATTEMPTS or any(one.outcome != "failed" for one in ended)
 
 
 class Store:

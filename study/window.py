@@ -129,6 +129,11 @@ class Session:
             return None
         if path not in self._prompts:
             given = prompt_files.read(Path(path))
+            if prompt_files.digest(Path(path)) != window.workload.digest:
+                raise StudyError(
+                    "prompts must stay as they were when the experiment began; "
+                    f"{path} has changed since. Put it back, or start anew with the new one."
+                )
             self._prompts[path] = prompt_files.token_ids(given, self.launch.arm.model)
         return self._prompts[path]
 

@@ -82,7 +82,7 @@ def frames(
     asked: Experiment,
     *,
     rejected: Mapping[str, str] | None = None,
-    in_force: Mapping[str, Mapping[str, str]] | None = None,
+    in_force: Mapping[str, Mapping[str, str | None]] | None = None,
     not_measured: Collection[str] = (),
     void: Collection[Cell] = (),
     noise: float = 0.03,
@@ -121,7 +121,7 @@ def _outcome(arm: Arm, in_force: Mapping[str, str | None]) -> tuple[str, str]:
     other = [
         f"{k} was to be {v}, the engine ran {in_force[k]}"
         for k, v in arm.expected.items()
-        if in_force[k] != v
+        if in_force[k] not in (None, v)
     ]
     return ("overridden", "; ".join(other)) if other else ("measured", "")
 

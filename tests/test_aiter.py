@@ -25,9 +25,8 @@ from study.chapters import (
     aiter_tables,
 )
 from study.experiments import Aiter
+from study.experiments.aiter import PARTS
 from study.frames import Frames
-from study.notebooks import parse
-from study.plan import launches
 from study.sentences import Values
 from study.spread import spread_ratio
 from study.tables import Table
@@ -64,7 +63,7 @@ def asked_for(**parameters: object) -> Aiter:
 def page(asked: Aiter) -> dict[str, dict[str, str]]:
     """What the engine's own page would say of every arm: all switches, asked for or not."""
     of_all = {"VLLM_CPU_ATTN_SPLIT_KV": "True", "VLLM_ROCM_USE_AITER": "False"}
-    of_all["VLLM_ROCM_USE_AITER_LINEAR"] = "True"
+    of_all |= {**dict.fromkeys(PARTS, "True"), "aiter": "not used"}
     return {arm.name: {**of_all, **arm.expected} for arm in asked.arms()}
 
 
@@ -112,7 +111,9 @@ def test_pairs_are_those_that_the_platform_can_have(
         assert on["aiter-on"] == "aiter-off"
         assert {on[name] for name in expected[2:]} == {"aiter-on"}
     cells = len(asked.workloads) * len(asked.levels)
-    assert aiter_estimates.family(found, stub.launches(asked)) == len(expected) * cells
+    families = aiter_estimates.families(found, stub.launches(asked))
+    assert families["compile"] == cells and families["aiter"] == (kind == "rocm") * cells
+    assert families[aiter_estimates.PARTS] == (kind == "rocm") * 5 * cells
 
 
 @pytest.mark.parametrize(("kind", "twin"), [("cpu", "kv-split"), ("rocm", "aiter-off")])
@@ -144,7 +145,8 @@ def test_a_planted_ratio_and_the_block_noise_that_cancels(engine: Setup) -> None
     assert compiled.treatment_point / compiled.baseline_point == pytest.approx(1.5)
     without = only(frame, setting="aiter-without-mla", workload="long")
     assert without.point == pytest.approx(1 / 1.25)
-    assert "Bonferroni over 14 comparisons" in without.method
+    assert "Bonferroni over 10 comparisons" in without.method  # five parts on two workloads,
+    assert "Bonferroni over 2 comparisons" in compiled.method  # and compilation by itself
     blocks = aiter_estimates.block_ratios(found, stub.launches(asked), HEADLINE)
     of_one = blocks[(blocks["setting"] == "aiter-on") & (blocks["workload"] == "short")]
     assert list(of_one["block"]) == [0, 1, 2, 3] and np.allclose(of_one["point"], 1.25)
@@ -162,7 +164,7 @@ def test_a_planted_spread_comes_back_with_its_interval(engine: Setup) -> None:
     row = only(frame, setting="aiter-on", workload="short")
     assert row.point == pytest.approx(4)
     assert row.treatment_point == pytest.approx(0.04 * np.sqrt(2.5), rel=2e-3)
-    family = aiter_estimates.family(found, stub.launches(asked))
+    family = aiter_estimates.families(found, stub.launches(asked))["aiter"]
     same = spread_ratio(np.exp(0.04 * shape), np.exp(0.01 * shape), 1 - 0.05 / family)
     assert (row.low, row.high) == pytest.approx((same.low, same.high))
     assert row.confidence == 0.95 and f"Bonferroni over {family} comparisons" in row.method
@@ -406,12 +408,3 @@ def test_the_notebook_runs_whatever_was_measured(
     part = part_of(asked, measured(asked, **more))
     assert "AITER is **not applicable**" in text_of(run_notebook(part, monkeypatch))
     assert "50_aiter-same-output.csv" in report.written("50_aiter").text
-
-
-def test_the_command_for_a_rocm_node_is_one_that_the_study_takes() -> None:
-    words = aiter_sentences.COMMAND.partition("P='")[2].rstrip("'").replace('"', "").split()
-    asked = Aiter.of(parse(words))  # a shell takes the double quotes away
-    assert asked.switches == ("aiter",) and asked.launches == 5
-    assert f"NB={Aiter.notebook}" in aiter_sentences.COMMAND
-    setup = {**stub.SETUP, "engine": {**stub.SETUP["engine"], "kind": "rocm"}}
-    assert not any(one.not_applicable for one in launches(asked, setup))

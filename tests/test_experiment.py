@@ -10,11 +10,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study import notebooks, plan, profiles, reproduce, theory
+from study import notebooks, paths, plan, profiles, reproduce, theory
+from study.__main__ import main
 from study.curves import LEAST_LEVELS
 from study.errors import StudyError
 from study.experiment import Workload
-from study.experiments import EXPERIMENTS, Aiter, Architecture, Bound, Offload, Saturation
+from study.experiments import (
+    EXPERIMENTS,
+    Aiter,
+    Architecture,
+    BlockSize,
+    Bound,
+    Offload,
+    Saturation,
+)
 from study.search import Search
 from study.store import Store
 
@@ -193,6 +202,44 @@ def test_a_profile_is_narrowed() -> None:
         profiles.load(profiles.Choice("cpu", models=["mla-densee"]))
 
 
+def test_models_start_no_server_where_the_profile_starts_none() -> None:
+    narrowed = profiles.load(profiles.Choice("smoke", models=["mla-dense"])).experiments
+    assert not narrowed["70_theory"].arms() and narrowed["20_architecture"].arms()
+
+
+def test_a_choice_is_said_as_it_was_asked() -> None:
+    assert str(profiles.Choice("smoke")) == "PROFILE=smoke"
+    asked = profiles.Choice("cpu", ["aiter"], ["gqa-dense", "mla-dense"], 5, "my prompts.jsonl")
+    assert str(asked) == (
+        "PROFILE=cpu ONLY=aiter MODELS=gqa-dense,mla-dense LAUNCHES=5 PROMPTS='my prompts.jsonl'"
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "notebooks: [",
+        "notebooks: {10_instrument: 3}\ndescription: x",
+        "- 1",
+        "description: no notebooks",
+        "notebooks: 20_architecture\ndescription: x",
+    ],
+)
+def test_a_broken_profile_says_what_it_must_be(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    monkeypatch.setattr(paths, "PROFILES", tmp_path)
+    with pytest.raises(StudyError, match=r"mine\.yaml must be YAML with `description`"):
+        profiles.load("mine")
+
+
+@pytest.mark.parametrize("count", ["0", "-1"])
+def test_no_launches_are_refused(count: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--profile", "smoke", "--launches", count]) == 1
+    assert f"launches must be at least 1; it was {count}" in capsys.readouterr().err
+
+
 @pytest.fixture
 def analyses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Two notebooks that start no server, one of them read after the experiments."""
@@ -219,6 +266,28 @@ def test_analyses_run_every_time_in_reading_order(
     assert list(ran) == ["00_known", notebooks.REPORT]
 
 
+def test_a_notebook_that_fails_stops_no_other_and_not_the_report(
+    analyses: list[str],
+    scratch: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    ran: list[str] = []
+
+    def execute(name: str, _: object) -> None:
+        ran.append(name)
+        if name in ("00_known", "30_block_size"):
+            raise StudyError(f"{name} failed in cell 3")
+
+    monkeypatch.setattr(notebooks, "execute", execute)
+    monkeypatch.setattr(reproduce, "render", lambda _, path: path)
+    monkeypatch.setattr(reproduce, "Store", lambda: Store(scratch / "data/raw"))
+    with pytest.raises(StudyError, match="00_known, 30_block_size did not"):
+        reproduce.reproduce(profiles.Choice("smoke"))
+    assert ran == ["00_known", *EXPERIMENTS, "80_bounds", notebooks.REPORT]
+    assert "30_block_size failed in cell 3" in capsys.readouterr().err
+
+
 def test_only_leaves_analyses_away_unless_it_names_them(analyses: list[str]) -> None:
     assert profiles.load("smoke").analyses == tuple(analyses)
     assert not profiles.load(profiles.Choice("smoke", only=["block_size"])).analyses
@@ -233,6 +302,25 @@ def test_the_plan_names_analyses(analyses: list[str], scratch: Path) -> None:
     assert re.search(r"without a server: +00_known, 80_bounds\n", said)
     none = profiles.load(profiles.Choice("smoke", only=["block_size"]))
     assert re.search(r"without a server: +nothing", reproduce.describe(none, store))
+
+
+@pytest.mark.parametrize(
+    ("workload", "words"),
+    [
+        ("long:4096/64", "at most 4032 tokens"),
+        ("short:2/64", "at least 5 tokens, else those of a vocabulary of 512 repeat"),
+        ("own:@ids.jsonl/64", r"below the vocabulary of gqa-dense \(512\); prompt 1 has 900"),
+        ("own:@long.jsonl/64", "at most 4032 tokens"),
+    ],
+)
+def test_what_a_model_cannot_take_is_said_before_a_server_starts(
+    workload: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("ids.jsonl").write_text('{"prompt_token_ids": [5, 900]}\n')
+    Path("long.jsonl").write_text('{"prompt": "' + "far too long " * 400 + '"}\n')
+    with pytest.raises(StudyError, match=words):
+        BlockSize.of({"workloads": [workload]})
 
 
 def test_prompts_of_ones_own_replace_the_synthetic_ones(tmp_path: Path) -> None:
@@ -280,6 +368,13 @@ def test_offload_needs_a_set_that_memory_cannot_hold() -> None:
         assert cold.requests is not None
         set_tokens = cold.requests * cold.workload.input_tokens
         assert set_tokens * per_token > int(arm.flags["kv_cache_memory_bytes"])
+
+
+def test_what_is_offloaded_must_have_room_for_all_prompts() -> None:
+    large = {"models": ["gqa-dense-1b"], "layers": 16}
+    with pytest.raises(StudyError, match=r"offload_gib must hold .* 2\.06 GiB"):
+        Offload.of(large)
+    assert Offload.of({**large, "offload_gib": 3}) and Offload.of({**large, "modes": ["file"]})
 
 
 def test_every_switch_has_its_baseline_in_the_same_experiment() -> None:

@@ -178,8 +178,28 @@ def test_bytes_that_do_not_add_up_are_seen(share: float, verdict: str) -> None:
     assert f"**{verdict.capitalize()}**" in offload.bytes_moved(found, Values())
 
 
+@pytest.mark.parametrize(
+    ("tokens", "observed"),
+    [(1024, offload_bytes.BY_ENGINE), (1040, offload_bytes.ANSWERS_TOO)],
+)
+def test_native_versions_that_store_answers_are_told_apart(tokens: int, observed: str) -> None:
+    """In blocks of 16 a prompt fills 64, with all of its answer that is stored 65."""
+    arm = "gqa-dense-native"
+    found = part(changed={(arm, COLD): {"offload_store_bytes": tokens * PROMPTS * 4096.0}})
+    found.found.launches.loc[found.found.launches["arm"] == arm, "block_size"] = "16"
+    row = only(offload_bytes.bytes_moved(found), arm=arm, direction="stored")
+    assert (row.tokens, row.verdict, row.observed) == (tokens * PROMPTS, "agrees", observed)
+
+
+def test_native_bytes_that_fit_neither_count_differ() -> None:
+    arm = "gqa-dense-native"
+    stored = {"offload_store_bytes": 700.0 * PROMPTS * 4096}
+    frame = offload_bytes.bytes_moved(part(changed={(arm, COLD): stored}))
+    assert only(frame, arm=arm, direction="stored").verdict == "differs"
+
+
 def test_native_bytes_are_the_engines_own() -> None:
-    """Natively the answer's blocks are stored as well: 1,055 tokens fill 8 blocks of 128."""
+    """1,024 tokens fill 8 blocks of 128, and with the answer's 1,055 no further one."""
     loaded = {"offload_load_bytes": 896.0 * REPEATED * 4096}
     stored = {"offload_store_bytes": 1024.0 * PROMPTS * 4096}
     arm = "gqa-dense-native"

@@ -64,6 +64,21 @@ def test_a_slower_pace_means_more_time_left(monkeypatch: pytest.MonkeyPatch) -> 
     assert "rejected: its words" in out.getvalue()
 
 
+def test_a_launch_that_failed_and_is_tried_once_more_counts_once() -> None:
+    launches = plan.launches(Architecture.of({"launches": 1}), SETUP)
+    first, rest = launches[0], launches[1:]
+    progress = Progress(launches, io.StringIO())
+    progress.launch(first, 1, 1)
+    windows = first.arm.windows
+    for tried in (windows[:1], windows):  # it dies after a window, then comes to its end
+        for window in tried:
+            progress.window(first, window)
+            progress.window_done(first, window)
+        progress.launch_done(first, "failed", "died")
+    assert progress.plan.windows == 1 + len(windows) + sum(len(x.expected_windows) for x in rest)
+    assert progress._launches_done_s == first.expected_s
+
+
 def test_windows_of_a_search_correct_the_total() -> None:
     """The plan expects some; the search of a launch may end sooner, or later."""
     asked = Architecture.of({"saturated": ["gqa-dense", "mla-dense"], "launches": 1})

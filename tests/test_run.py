@@ -330,6 +330,18 @@ def test_prompts_of_ones_own_are_sent_and_their_lengths_checked(fake: Path, tmp_
     assert set(found.windows["input_tokens"]) == {20}
 
 
+def test_prompts_that_change_while_it_runs_are_not_sent(fake: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text('{"prompt": "Hello"}\n')
+    asked = Architecture.of({**SMALL, "workloads": [f"own:@{path}/8"]})
+    path.write_text('{"prompt": "Good evening"}\n')
+    store = Store(fake / "data/raw")
+    launches = run_experiment(asked, store, io.StringIO())
+    found = frames.read(launches, store).launches
+    assert set(found["outcome"]) == {"failed"}
+    assert found["reason"].str.contains("has changed since").all()
+
+
 def test_fixed_prompts_are_answered_before_the_windows(fake: Path) -> None:
     asked = BlockSize.of({**SMALL, "workloads": ["short:64/8"], "block_sizes": [32]})
     store = Store(fake / "data/raw")

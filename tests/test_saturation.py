@@ -16,7 +16,12 @@ from telling import digits_typed, rendered, run_notebook, text_of, untold
 
 from study import style
 from study.chapter import Part, Text
-from study.chapters import saturation, saturation_figures, saturation_panels
+from study.chapters import (
+    saturation,
+    saturation_estimates,
+    saturation_figures,
+    saturation_panels,
+)
 from study.chapters.saturation_estimates import beyond, fitted, knees, limits
 from study.experiments import Saturation
 from study.sentences import Values
@@ -239,7 +244,7 @@ def test_a_knee_at_the_highest_level_has_nothing_beyond() -> None:
         ({"running_mean": 61.0, "waiting_mean": 3.0}, "batch limit"),
         ({"running_mean": 40.0, "waiting_mean": 20.0, "kv_use_max": 0.96}, "KV cache"),
         ({"running_mean": 40.0, "waiting_mean": 20.0, "preemptions": 1.0}, "KV cache"),
-        ({"running_mean": 40.0, "waiting_mean": 20.0, "kv_use_max": 0.9}, "compute"),
+        ({"running_mean": 40.0, "waiting_mean": 20.0, "kv_use_max": 0.9}, "admission"),
         ({"kv_use_max": 0.99}, "KV cache and batch limit"),
         ({"kv_use_max": np.nan}, "cannot judge"),
         ({"running_mean": 0.0}, "cannot judge"),
@@ -249,6 +254,34 @@ def test_what_ends_the_rise_follows_the_rule(gauges: dict[str, float], limit: st
     one = with_gauges(PARTS["cap"], **gauges)  # the knee is read at the level of the cap
     assert set(limits(one)["limit"]) == {limit}
     assert f"**{limit}**" in saturation.reasons(one, Values())
+
+
+def test_a_batch_that_is_full_only_beyond_the_knee_ends_nothing() -> None:
+    """Flat from 0.6 of the batch on; of the tested levels the next one has a full batch."""
+    early = part(
+        lambda level: 50 * np.minimum(level, 0.6 * BATCH), levels=(1, 4, 8, 16, 32, 64, 128)
+    )
+    ended = limits(early)
+    assert set(ended["at_level"]) == {64} and (ended["running"] == BATCH).all()
+    assert set(ended["limit"]) == {"compute"}
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "kv_use", "limit"),
+    [
+        (50, 70, 0.1, "batch limit"),
+        (30, 70, 0.1, "batch limit or compute"),
+        (30, 70, 0.99, "KV cache"),
+        (30, 40, 0.1, "compute"),
+        (np.nan, np.nan, 0.1, "batch limit"),  # one launch: the point is all there is
+    ],
+)
+def test_a_batch_limit_needs_a_knee_that_is_known_to_be_there(
+    low: float, high: float, kv_use: float, limit: str
+) -> None:
+    row = {"point": 60.0, "low": low, "high": high, "kv_use_max": kv_use, "preemptions": 0.0}
+    row |= {"running": 64.0, "waiting": 0.0, "at_level": 64, "max_num_seqs": 64}
+    assert saturation_estimates._limit(row) == limit
 
 
 def test_the_rule_looks_at_the_knee_and_not_at_the_end() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 import urllib.request
@@ -13,9 +14,11 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from audit_results import closed_loop
 
 from study import agreement, engine, platform, second, validity
 from study.agreement import COMPARISONS
+from study.audit import formats as audit_files
 from study.engine import Command
 from study.experiment import Arm
 from study.experiments import Instrument
@@ -168,7 +171,17 @@ def test_three_instruments_on_one_launch(fake: Store, calls: Calls) -> None:
     # One clock in one machine: the two clients agree, unless the machine is far too busy.
     assert ratio["bench_rate_full"] == pytest.approx(1, rel=0.25)
     assert ratio["bench_tpot_full"] == pytest.approx(1, rel=0.25)
-    assert ratio["bench_rate"] < ratio["bench_rate_full"]  # ramp and drain
+
+
+def test_ramp_and_drain_lower_the_rate_as_printed_and_not_while_the_level_is_full(
+    tmp_path: Path,
+) -> None:
+    """4 + 4 + 2 requests of 32 tokens in 0.72 s each: for a third of the time half of them run."""
+    path = tmp_path / "bench.json"
+    path.write_text(json.dumps(closed_loop(level=4, requests=10, noise=0)))
+    said = agreement._theirs(audit_files.read(path).windows[0])
+    assert said["bench_rate"] == pytest.approx(10 * 32 / (3 * 0.72))
+    assert said["bench_rate_full"] == pytest.approx(4 * 32 / 0.72, rel=0.03)
 
 
 def test_a_missing_tool_leaves_the_window_as_it_is(fake: Store, calls: Calls) -> None:

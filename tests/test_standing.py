@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from study import plan, standing
+from study import budget, plan, standing
 from study.experiments import Aiter, BlockSize
 from study.plan import Launch
 from study.store import Store
@@ -38,6 +38,15 @@ def outcomes(store: Store) -> dict[tuple[str, int], tuple[str, bool]]:
 
 def test_before_anything_everything_is_to_do(tmp_path: Path) -> None:
     assert set(outcomes(Store(tmp_path)).values()) == {("not measured", True)}
+
+
+def test_what_a_budget_left_out_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def reasons() -> set[str]:
+        return {one.reason for one in standing.standings(LAUNCHES, Store(tmp_path))}
+
+    assert reasons() == {""}
+    monkeypatch.setenv(budget.DEADLINE, "0")
+    assert reasons() == {"the budget left no time for it"}
 
 
 @pytest.mark.parametrize("answer", ["rejected", "overridden"])

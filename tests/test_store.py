@@ -13,7 +13,7 @@ import pytest
 from study import plan
 from study.errors import StudyError
 from study.experiments import Architecture
-from study.store import MAX_ATTEMPTS, Store, write_atomically
+from study.store import FORGIVEN, MAX_ATTEMPTS, Store, write_atomically
 
 SETUP = {"engine": {"version": "1"}, "packages": {}, "machine": {}}
 LAUNCH = plan.launches(Architecture(), SETUP)[0]
@@ -47,6 +47,19 @@ def test_a_failure_is_tried_once_more_and_both_are_kept(tmp_path: Path) -> None:
     assert store.is_done(LAUNCH.id)
     assert len(store.attempts()) == MAX_ATTEMPTS
     assert {attempt.launch for attempt in store.attempts()} == {LAUNCH.id}
+
+
+def test_a_failure_is_forgiven_once_its_cause_is_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    for _ in range(MAX_ATTEMPTS):
+        store.begin(LAUNCH).end("failed", "no memory left")
+    assert store.is_done(LAUNCH.id)
+    monkeypatch.setenv(FORGIVEN, "2999-01-01T00:00:00+00:00")
+    assert not store.is_done(LAUNCH.id)
+    store.begin(LAUNCH).end("measured")
+    assert store.is_done(LAUNCH.id)  # what was measured is never asked for again
 
 
 def test_what_was_measured_counts_not_what_failed_or_was_interrupted(tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from study import models, theory, weights
+from study import engine, models, platform, theory, weights
+from study.platform import Kind
 
 SMALL = ("gqa-dense", "gqa-moe", "mla-dense", "mla-moe")
 
@@ -33,6 +34,34 @@ def test_the_same_seed_gives_the_same_file_and_another_another(tmp_path: Path) -
     assert files["one"] == files["again"]
     one, other = (load_file(tmp_path / name / weights.FILE) for name in ("one", "other"))
     assert not np.array_equal(one["lm_head.weight"], other["lm_head.weight"])
+
+
+def test_weights_are_made_once_and_anew_where_anything_differs(tmp_path: Path) -> None:
+    model = models.load("gqa-dense").at_depth(1)
+
+    def made(seed: int, depth: int = 1) -> int:
+        assert weights.write(model.at_depth(depth), tmp_path, seed)
+        return (tmp_path / weights.FILE).stat().st_mtime_ns
+
+    first = made(1)
+    assert made(1) == first
+    assert made(2) > first and made(2, depth=2) > first
+    (tmp_path / weights.MADE_FROM).unlink()  # as when it was killed on the way
+    before = (tmp_path / weights.FILE).stat().st_mtime_ns
+    assert made(2, depth=2) > before
+
+
+@pytest.mark.parametrize(
+    ("kind", "compared", "written"),
+    [("cuda", True, True), ("cuda", False, False), ("cpu", True, False)],
+)
+def test_a_large_model_gets_weights_where_a_gpu_compares_its_outputs(
+    kind: Kind, compared: bool, written: bool, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights, "LARGEST_WRITTEN", 1000)  # so that a small model is a large one
+    monkeypatch.setattr(platform, "engine", lambda: platform.Engine("vllm", "1.0", kind))
+    folder = engine.model_folder(models.load("gqa-dense").at_depth(1), 1, compared)
+    assert (folder / weights.FILE).exists() == written
 
 
 def test_what_passes_through_keeps_its_size(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ is no part of the family that intervals are adjusted for: that is known before a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from scipy import stats as distributions
 from study import estimates, stats
 from study.chapter import Part
 from study.estimates import INTERVAL, LIMITS, RATIO, as_columns, at, launch_values, paired, rows_of
-from study.experiments.aiter import settings
+from study.experiments.aiter import MASTER, settings
 from study.frames import Frames
 from study.plan import Launch
 from study.same_output import Agreement, compare
@@ -28,12 +29,15 @@ ENOUGH = 5  # launches of an arm: what the design asks of a headline, and below 
 ORDER = {one.name: place for place, one in enumerate(settings(eager=True))}
 SWITCH_NAMES = {"compile": "Compilation", "kv_split": "KV split", "aiter": "AITER"}
 TWICE = "A/A"  # the same server under two names: what differs between them is chance
+PARTS = "parts of AITER"
+WITH_AITER = {one.name for one in settings(eager=True) if one.environment.get(MASTER) == "1"}
+NOT_SHOWN = "AITER not shown"  # the engine ran, and names no kernel of AITER: nothing is claimed
 CELL = ("workload", "level")
 PAIR = (
     *("switch", "setting", "baseline_setting", "model", "attention", "feed_forward"),
     *("treatment", "baseline", "treatment_outcome", "baseline_outcome"),
 )
-IN_FORCE = ("eager", "attention_backend", "moe_backend")
+IN_FORCE = ("eager", "attention_backend", "moe_backend", "rms_norm", "aiter")
 
 
 # --- arms and pairs -------------------------------------------------------------------------------
@@ -43,19 +47,29 @@ def arms(found: Frames) -> pd.DataFrame:
     """Every arm once, by model and in the order of the settings.
 
     Columns: arm, switch, setting, baseline, model, attention, feed_forward, layers, outcome
-    (`measured` if any of its launches was).
+    (`measured` if any of its launches was, but `AITER not shown` where the engine's log does not
+    bear that out).
     """
     columns = ["arm", "switch", "setting", "baseline", *estimates.FACTORS, "outcome"]
     if found.launches.empty:
         return pd.DataFrame(columns=columns)
     outcome = found.launches.groupby("arm")["outcome"].agg(_best)
     known = found.launches[columns[:-1]].drop_duplicates("arm").join(outcome, on="arm")
+    shown = known["arm"].isin(_with_aiter(found)) | ~known["setting"].isin(WITH_AITER)
+    known["outcome"] = known["outcome"].mask(known["outcome"].eq("measured") & ~shown, NOT_SHOWN)
     order = known["setting"].map(ORDER)
     return known.assign(order=order).sort_values(["model", "order"], ignore_index=True)[columns]
 
 
 def _best(outcomes: pd.Series) -> str:
     return "measured" if "measured" in set(outcomes) else str(outcomes.iloc[0])
+
+
+def _with_aiter(found: Frames) -> set[str]:
+    """Arms of which every measured launch names a kernel of AITER."""
+    measured = found.launches[found.launches["outcome"] == "measured"]
+    used = measured.reindex(columns=["arm", "aiter"]).groupby("arm")["aiter"]
+    return {str(arm) for arm, said in used if said.eq("used").all()}
 
 
 def applicable(found: Frames) -> pd.DataFrame:
@@ -85,22 +99,33 @@ def pairs(found: Frames) -> pd.DataFrame:
 
 
 def twins(found: Frames) -> pd.DataFrame:
-    """Baselines of different switches that the engine runs alike, as pairs with switch A/A.
+    """Arms of different switches that the engine runs alike, as pairs with switch A/A.
 
     Alike is the same model with the same answers of the engine about all that a switch changes.
     """
     known = applicable(found)
-    base = known[(known["arm"] == known["baseline"]) & (known["outcome"] == "measured")]
-    same: dict[tuple[str, ...], list[str]] = {}
-    for arm, model in zip(base["arm"], base["model"], strict=True):
-        same.setdefault((model, *_in_force(found, arm)), []).append(arm)
-    found_pairs = [(other, first) for first, *others in same.values() for other in others]
+    same: dict[tuple[str, ...], list[Any]] = {}
+    for row in rows_of(known[known["outcome"] == "measured"]):
+        answers = _in_force(found, row.arm, [*IN_FORCE, *switch_columns(found)])
+        same.setdefault((row.model, *answers), []).append(row)
+    found_pairs = [
+        (other.arm, first.arm)
+        for first, *others in same.values()
+        for other in others
+        if other.switch != first.switch
+    ]
     return _pairs(known, found_pairs).assign(switch=TWICE)
 
 
-def _in_force(found: Frames, arm: str) -> Iterator[str]:
+def told_apart(found: Frames, one: str, other: str) -> bool:
+    """Whether the engine names something that differs between two arms, beside the switches."""
+    answers = (tuple(_in_force(found, arm, IN_FORCE)) for arm in (one, other))
+    return next(answers) != next(answers)
+
+
+def _in_force(found: Frames, arm: str, columns: Sequence[str]) -> Iterator[str]:
     of_arm = found.launches[found.launches["arm"] == arm]
-    said = of_arm.reindex(columns=[*IN_FORCE, *switch_columns(found)])
+    said = of_arm.reindex(columns=list(columns))
     measured = said[of_arm["outcome"] == "measured"].astype(object).fillna("")
     for column in measured:
         yield ", ".join(sorted(set(measured[column].astype(str))))
@@ -145,9 +170,22 @@ def cells(launches: Sequence[Launch]) -> list[tuple[str, int]]:
     return estimates.cells(estimates.planned(launches))
 
 
-def family(found: Frames, launches: Sequence[Launch]) -> int:
-    """Comparisons of one metric: pairs x workloads x levels. A/A is a check, not a comparison."""
-    return max(1, len(pairs(found)) * len(cells(launches)))
+def question(pair: Mapping[str, Any]) -> str:
+    """To which question a pair belongs: a switch as a whole, the parts of AITER, or A/A."""
+    return PARTS if _of_a_part(pair) else str(pair["switch"])
+
+
+def _of_a_part(pair: Mapping[str, Any]) -> bool:
+    return bool(pair["switch"] == "aiter" and pair["baseline_setting"] == "aiter-on")
+
+
+def families(found: Frames, launches: Sequence[Launch]) -> Counter[str]:
+    """Comparisons of one metric by question: pairs x workloads x levels.
+
+    Each switch was a question of its own before anything was measured, so the intervals of one
+    are not widened for another.
+    """
+    return Counter(question(pair) for pair, _ in _comparisons(found, launches))
 
 
 # --- ratios inside blocks -------------------------------------------------------------------------
@@ -156,13 +194,13 @@ def family(found: Frames, launches: Sequence[Launch]) -> int:
 def ratios(found: Frames, launches: Sequence[Launch], metric: str) -> pd.DataFrame:
     """Treatment / baseline inside blocks, a row per pair (A/A last), workload and level.
 
-    Columns: PAIR, workload, level, metric, and `estimates.RATIO`. Bonferroni over the family.
+    Columns: PAIR, workload, level, metric, and `estimates.RATIO`. Bonferroni over its `families`.
     Each pair keeps a variance of its own, for whether a switch changes that is in question too.
     """
-    values, comparisons = launch_values(found, metric), family(found, launches)
+    values, many = _values(found, metric), families(found, launches)
     rows = [
         {**pair, **dict(zip(CELL, cell, strict=True)), "metric": metric}
-        | paired(at(values, cell), pair["treatment"], pair["baseline"], comparisons)
+        | paired(at(values, cell), pair["treatment"], pair["baseline"], many[question(pair)])
         for pair, cell in _comparisons(found, launches)
     ]
     return pd.DataFrame(rows, columns=[*PAIR, *CELL, "metric", *RATIO])
@@ -173,7 +211,7 @@ def block_ratios(found: Frames, launches: Sequence[Launch], metric: str) -> pd.D
 
     Only blocks that hold a valid window of both.
     """
-    values, rows = launch_values(found, metric), []
+    values, rows = _values(found, metric), []
     for pair, cell in _comparisons(found, launches):
         of = at(values, cell).pivot(index="block", columns="arm", values="value")
         sides = of.reindex(columns=[pair["treatment"], pair["baseline"]]).astype(float).dropna()
@@ -183,6 +221,14 @@ def block_ratios(found: Frames, launches: Sequence[Launch], metric: str) -> pd.D
             for b, r in ratio.items()
         ]
     return pd.DataFrame(rows, columns=[*PAIR, *CELL, "metric", "block", "point"])
+
+
+def _values(found: Frames, metric: str) -> pd.DataFrame:
+    """Values of launches, without those of arms that are not shown to be what they are called."""
+    values, known = launch_values(found, metric), arms(found)
+    unproven = known.loc[known["outcome"] == NOT_SHOWN, "arm"]
+    kept: pd.DataFrame = values.loc[~values["arm"].isin(unproven)]
+    return kept
 
 
 def _comparisons(
@@ -205,10 +251,11 @@ def spreads(found: Frames, launches: Sequence[Launch], metric: str = HEADLINE) -
     (`baseline_point`, `_low`, `_high`, `_n`, `treatment_...`; 0.03 is 3 %). The F interval takes
     arms as independent, and is Bonferroni's over the family like that of the means.
     """
-    values, comparisons = launch_values(found, metric), family(found, launches)
-    each = 1 - (1 - stats.CONFIDENCE) / comparisons
+    values, many = _values(found, metric), families(found, launches)
     rows = []
     for pair, cell in _comparisons(found, launches):
+        comparisons = many[question(pair)]
+        each = 1 - (1 - stats.CONFIDENCE) / comparisons
         here = at(values, cell)
         sides = {
             side: here.loc[here["arm"] == pair[side], "value"].astype(float)

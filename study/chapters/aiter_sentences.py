@@ -11,14 +11,24 @@ import pandas as pd
 from study import estimates, stats
 from study.chapter import Part
 from study.chapters import aiter_estimates as switches
-from study.chapters.aiter_estimates import ENOUGH, HEADLINE, TWICE, why
+from study.chapters.aiter_estimates import (
+    ENOUGH,
+    HEADLINE,
+    NOT_SHOWN,
+    PARTS,
+    TWICE,
+    question,
+    told_apart,
+    why,
+)
 from study.estimates import METRICS, of_metrics, rows_of
 from study.figures import interval_words
 from study.sentences import Values, lower, margin, verdict
 from study.standing import NOT_APPLICABLE
 from study.style import spelled
 
-COMMAND = """make run NB=50_aiter P='switches=["aiter"] launches=5'"""
+COMMAND = "make reproduce PROFILE=gpu ONLY=aiter"
+SAME_KERNELS = "the engine names no kernel that differs, so this is chance or what it does not name"
 NOTHING = "This platform has no setting beside its baseline, so nothing is compared."
 
 
@@ -50,8 +60,8 @@ def speed(part: Part, metrics: Sequence[str], values: Values) -> str:
 
 def ablation(part: Part, values: Values) -> str:
     """A line per part of AITER that is off, against all of it on."""
-    frame = _at_top(switches.ratios(part.found, part.launches, HEADLINE))
-    lines = _lines(part, frame[_of_a_part(frame)], values)
+    frame = _of_parts(_at_top(switches.ratios(part.found, part.launches, HEADLINE)))
+    lines = _lines(part, frame, values)
     return lines or "- No part of AITER is compared here."
 
 
@@ -70,10 +80,14 @@ def _ratio(part: Part, row: Any, values: Values) -> str:
         return f"{name} not compared ({why(row)})"
     base = values.number(f"{key}.baseline_{metric.unit}", row.baseline_point * metric.scale)
     treated = values.number(f"{key}.treatment_{metric.unit}", row.treatment_point * metric.scale)
-    return (
+    said = (
         f"{name} **{values.interval(key, row)}** times ({treated} against {base} {metric.unit}), "
         f"{verdict(row)}"
     )
+    alike = question(row._asdict()) == PARTS and not told_apart(
+        part.found, row.treatment, row.baseline
+    )
+    return f"{said}; {SAME_KERNELS}" if alike else said
 
 
 def variability(part: Part, values: Values) -> str:
@@ -192,8 +206,9 @@ def aiter(part: Part, values: Values) -> str:
         return _not_applicable(part, asked, values)
     measured = values.count(f"{part.name}.aiter.measured", int((of["outcome"] == "measured").sum()))
     return (
-        f"Of {asked} AITER arms asked for, {measured} were measured. All of AITER on is compared "
-        "with all of it off, and each of its parts off with all of AITER on: there a throughput "
+        f"Of {asked} AITER arms asked for, {measured} were measured with AITER in force as asked "
+        "by the engine's own log, not by its switches alone. All of AITER on is compared with "
+        "all of it off, and each of its parts off with all of AITER on: there a throughput "
         "ratio below one says that the part makes the server faster. A part that a model does "
         "not have, like MLA in a GQA model, or that the engine leaves out on this GPU although it "
         "is on, should change nothing; what it seems to change is "
@@ -223,7 +238,11 @@ def _without(part: Part, of: pd.DataFrame, values: Values) -> str:
         f"`{values.label(f'{part.name}.arm.{row.arm}', row.arm)}` ({row.outcome})"
         for row in rows_of(rest)
     )
-    return f" Without a measurement: {said}."
+    unproven = (
+        f" Of an arm with *{NOT_SHOWN}* the engine names no kernel of AITER, whatever its switches "
+        "say: its windows are kept, and nothing is claimed of it."
+    )
+    return f" Without a ratio: {said}.{unproven if NOT_SHOWN in set(rest['outcome']) else ''}"
 
 
 def method(part: Part, values: Values) -> str:
@@ -245,13 +264,19 @@ def _at_top(frame: pd.DataFrame) -> pd.DataFrame:
     return top
 
 
-def _of_a_part(frame: pd.DataFrame) -> pd.Series:
-    return frame["switch"].eq("aiter") & frame["baseline_setting"].eq("aiter-on")
+def _questions(frame: pd.DataFrame) -> pd.Series:
+    asked = [question(row._asdict()) for row in rows_of(frame)]
+    return pd.Series(asked, index=frame.index, dtype=object)
+
+
+def _of_parts(frame: pd.DataFrame) -> pd.DataFrame:
+    parts: pd.DataFrame = frame.loc[_questions(frame) == PARTS]
+    return parts
 
 
 def _whole(frame: pd.DataFrame) -> pd.DataFrame:
     """Without A/A, and of AITER only all of it on against all of it off."""
-    whole: pd.DataFrame = frame.loc[~_of_a_part(frame) & (frame["switch"] != TWICE)]
+    whole: pd.DataFrame = frame.loc[~_questions(frame).isin([PARTS, TWICE])]
     return whole
 
 

@@ -12,6 +12,7 @@ from study.chapter import Part
 from study.chapters import aiter_estimates as switches
 from study.chapters.aiter_estimates import ENOUGH, HEADLINE, left_out, pair_name, why
 from study.estimates import LIMITS, METRICS, of_metrics, rows_of
+from study.experiments.aiter import MASTER
 from study.figures import interval_words
 from study.frames import Frames
 from study.plan import Launch
@@ -42,7 +43,8 @@ def settings(part: Part) -> Table:
     data = data.join(_in_force(found, said), on=["arm", "outcome"])
     asked = _switches_asked(part.launches)
     named = {"eager": "eager", "attention_backend": "attention back end"}
-    named |= {"moe_backend": "mixture back end"}
+    named |= {"moe_backend": "mixture back end", "rms_norm": "RMS norm"}
+    named |= {"aiter": "AITER kernels"} if MASTER in asked else {}
     named |= {name: _short(name) for name in said if name in asked}
     shown = data[["arm", "outcome", "launches"]].assign(
         **{
@@ -166,9 +168,10 @@ def spreads(found: Frames, launches: Sequence[Launch]) -> Table:
     text = (
         f"Launch-to-launch spread of {METRICS[HEADLINE].name.lower()}: both coefficients of "
         "variation (chi-square interval) and the ratio of the standard deviations of the "
-        "logarithms (F interval, Bonferroni over all comparisons). All of them assume normal log "
-        f"values and are sensitive to that. Below {ENOUGH} launches an arm a ratio of spreads "
-        "carries next to nothing."
+        "logarithms (F interval, Bonferroni over the comparisons of a switch). All of them assume "
+        "normal log values and are sensitive to that; the F interval also takes arms as "
+        f"independent, where drift that blocks share draws the ratio towards one. Below {ENOUGH} "
+        "launches an arm a ratio of spreads carries next to nothing."
     )
     return Table(pd.DataFrame(rows), data, text + left_out(found))
 

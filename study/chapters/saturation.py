@@ -10,15 +10,18 @@ from study import estimates, knee
 from study.chapter import Part, Shown, Text
 from study.chapters import saturation_figures as figures
 from study.chapters.saturation_estimates import (
+    ADMISSION,
     BATCH_LIMIT,
     CACHE_FULL,
     CANNOT_JUDGE,
     COMPUTE,
     HEADLINE,
     KV_CACHE,
+    MANY_WAIT,
     NOT_REACHED,
     REACHED,
     RUNNING_FULL,
+    UNSURE,
     beyond,
     knees,
     limits,
@@ -188,7 +191,12 @@ def _gauges(key: str, row: Any, values: Values) -> str:
     meaning = {
         BATCH_LIMIT: "As many are in flight as the batch holds; every further request waits.",
         KV_CACHE: "The cache is full, and every further request waits for room in it.",
-        COMPUTE: "Neither limit is met here: by exclusion, the steps that all share grow longer.",
+        ADMISSION: "Neither limit is met, and yet many wait: a step takes no more prompt tokens "
+        "than `max_num_batched_tokens`.",
+        UNSURE: "The batch is full here, but the knee's interval reaches further down, so the rise "
+        "may have ended before.",
+        COMPUTE: "No limit was met where the rise ended: by exclusion, the steps that all share "
+        "grow longer.",
     }.get(row.limit, "Both are full, and every further request waits.")
     return (
         f"Of {there} in flight {running} run (at most {most}; the gauge, which reads low, says "
@@ -201,11 +209,14 @@ def rule(values: Values) -> str:
     """How the resource that ends a rise is told from the gauges."""
     running = values.percent("saturation.running_full", RUNNING_FULL)
     cache = values.percent("saturation.cache_full", CACHE_FULL)
+    waiting = values.percent("saturation.many_wait", MANY_WAIT)
     return (
         "The rule, at the lowest tested level at or above the knee: the *batch limit* ends the "
-        f"rise if on average {running} of `max_num_seqs` run; the *KV cache* if {cache} of it is "
-        "in use at its fullest or a request was preempted; *compute*, by exclusion, if neither: "
-        "the time of a step with all that runs on the same cores, engine, API server and client. "
+        f"rise if on average {running} of `max_num_seqs` run and the knee lies no more than a "
+        f"step of the levels below it; the *KV cache* if {cache} of it is in use at its fullest or "
+        f"a request was preempted; *admission* if neither is full and yet {waiting} wait; "
+        "*compute*, by exclusion, if none of these: the time of a step with all that runs on the "
+        "same cores, engine, API server and client. "
         "The engine's gauges do not know a request before its first step is over, so the level "
         "is shared out between running and waiting as the gauges say."
     )

@@ -26,14 +26,18 @@ from study.estimates import (
     paired,
 )
 from study.frames import NOT_MEASURED
+from study.search import STEP
 
 REACHED, NOT_REACHED, CANNOT_JUDGE = "reached", "not reached", "cannot judge"
 NO_VALID = "no valid window"
 
 BATCH_LIMIT, KV_CACHE, COMPUTE = "batch limit", "KV cache", "compute"
+ADMISSION, UNSURE = "admission", f"{BATCH_LIMIT} or {COMPUTE}"
 RUNNING_FULL = 0.95  # of max_num_seqs, on average over the steady part: the batch is full
+MANY_WAIT = 0.2  # of those in flight: more than wait for no longer than until the next step
 CACHE_FULL = 0.95  # of the KV cache, at its fullest: a long request finds no room any more
 NEAR = 2.0  # two steps of sqrt(2): a level so near a knee could move it
+ROSE_TO = 1 / STEP  # of the batch: a knee below that is none of a full batch
 RESOLUTION = 0.01  # a knee lies on a grid of about such steps, so it is not known any finer
 
 HEADLINE = "output_tok_s"
@@ -82,8 +86,10 @@ def limits(part: Part) -> pd.DataFrame:
 
     Columns: those of `knees`, and per gauge its mean over launches; running and waiting: the
     level, shared out as the gauges say; limit: 'batch limit' (`RUNNING_FULL` of max_num_seqs
-    run), 'KV cache' (`CACHE_FULL` of it is in use, or a request was preempted), both, 'compute'
-    when neither, or 'cannot judge' without samples of the gauges.
+    run, and throughput rose until then), 'KV cache' (`CACHE_FULL` of it is in use, or a request
+    was preempted), both, 'admission' (`MANY_WAIT` wait, and neither is full), 'compute' when none
+    of these, 'batch limit or compute' where the knee's interval allows both, or 'cannot judge'
+    without samples of the gauges.
     """
     known = knees(part)
     reached = [row for row in _records(known) if row["state"] == REACHED]
@@ -219,11 +225,26 @@ def _gauges_at(every: pd.DataFrame, row: Row) -> dict[str, float]:
 def _limit(row: Row) -> str:
     if np.isnan(row["running"]) or np.isnan(row["kv_use_max"]):
         return CANNOT_JUDGE
-    met = {
-        KV_CACHE: row["kv_use_max"] >= CACHE_FULL or row["preemptions"] > 0,
-        BATCH_LIMIT: row["running"] >= RUNNING_FULL * row["max_num_seqs"],
-    }
-    return " and ".join(name for name, is_met in met.items() if is_met) or COMPUTE
+    batch_full = row["running"] >= RUNNING_FULL * row["max_num_seqs"]
+    limits = [KV_CACHE] if row["kv_use_max"] >= CACHE_FULL or row["preemptions"] > 0 else []
+    if batch_full:
+        limits += _batch_or_compute(row, bool(limits))
+    elif not limits and row["waiting"] >= MANY_WAIT * row["at_level"]:
+        limits = [ADMISSION]
+    return " and ".join(limits) or COMPUTE
+
+
+def _batch_or_compute(row: Row, cache_full: bool) -> list[str]:
+    """Whether the rise ended where the batch is full, or was over before.
+
+    Tested levels lie up to two steps apart, so the lowest one at or above a knee may have a full
+    batch although the knee is far from it.
+    """
+    least = ROSE_TO * row["max_num_seqs"]
+    low, high = (row[name] if np.isfinite(row[name]) else row["point"] for name in ("low", "high"))
+    if low >= least:
+        return [BATCH_LIMIT]
+    return [] if cache_full or high < least else [UNSURE]
 
 
 def _beyond_row(part: Part, row: Row, metric: str, comparisons: int) -> Row:

@@ -15,7 +15,9 @@ from study.experiments.serving import Loaded
 Switch = Literal["compile", "kv_split", "aiter"]
 Switches = Annotated[tuple[Switch, ...], *SOME]
 MASTER = "VLLM_ROCM_USE_AITER"
-SUB_SWITCHES = ("LINEAR", "MOE", "RMSNORM", "MLA", "MHA")  # each on by default under the master
+# Each is on by default under the master. All are set in every arm: an image may export its own.
+SUB_SWITCHES = ("LINEAR", "MOE", "RMSNORM", "MLA", "MHA")
+PARTS = {f"{MASTER}_{part}": "1" for part in SUB_SWITCHES}
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,11 @@ def settings(eager: bool) -> Iterator[Setting]:
     split = "VLLM_CPU_ATTN_SPLIT_KV"
     yield Setting("kv_split", "kv-split", "kv-split", True, {split: "1"}, ("cpu",))
     yield Setting("kv_split", "no-kv-split", "kv-split", True, {split: "0"}, ("cpu",))
-    yield Setting("aiter", "aiter-off", "aiter-off", eager, {MASTER: "0"}, ("rocm",))
-    yield Setting("aiter", "aiter-on", "aiter-off", eager, {MASTER: "1"}, ("rocm",))
+    off, on = {MASTER: "0", **PARTS}, {MASTER: "1", **PARTS}
+    yield Setting("aiter", "aiter-off", "aiter-off", eager, off, ("rocm",))
+    yield Setting("aiter", "aiter-on", "aiter-off", eager, on, ("rocm",))
     for part in SUB_SWITCHES:
-        without = {MASTER: "1", f"{MASTER}_{part}": "0"}
+        without = {**on, f"{MASTER}_{part}": "0"}
         name = f"aiter-without-{part.lower()}"
         yield Setting("aiter", name, "aiter-on", eager, without, ("rocm",))
 
@@ -67,12 +70,15 @@ class Aiter(Loaded):
     def arms(self) -> tuple[Arm, ...]:
         """One arm per model and setting of the switches asked for."""
         asked = [one for one in settings(self.eager) if one.switch in self.switches]
-        return tuple(self._arm(name, one) for name in self.models for one in asked)
+        return tuple(
+            self._arm(name, one, place) for name in self.models for place, one in enumerate(asked)
+        )
 
-    def _arm(self, name: str, setting: Setting) -> Arm:
+    def _arm(self, name: str, setting: Setting, place: int) -> Arm:
+        """An arm whose baseline has a lower place: without that it would say nothing."""
         said = {key: str(value == "1") for key, value in setting.environment.items()}
-        if setting.environment.get(MASTER) == "1":
-            said["aiter"] = "used"  # the switch alone is no proof: see study.engine.AITER
+        if MASTER in setting.environment:  # the switch alone is no proof: see study.engine.AITER
+            said["aiter"] = "used" if setting.environment[MASTER] == "1" else "not used"
         model = models.load(name).at_depth(self.layers)
         return self.arm(
             f"{name}-{setting.name}",
@@ -88,4 +94,5 @@ class Aiter(Loaded):
             expected={"eager": str(setting.eager), **said},
             platforms=setting.platforms,
             output_passes=1,
+            rank=place,
         )

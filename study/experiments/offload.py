@@ -23,6 +23,7 @@ def _words(value: object) -> object:
 
 
 Modes = Annotated[tuple[Mode, ...], BeforeValidator(_words), *SOME]
+GIB = 2**30
 LAST_BLOCK = 128  # tokens that a request may leave empty in its last block
 
 # vLLM's own connector that keeps the cache of whole prompts in files.
@@ -65,6 +66,22 @@ class Offload(Serving):
                 f"{self.held_tokens} tokens; they were {self.prompts} prompts of "
                 f"{self.prompt_tokens} tokens, {self.repeated} of them repeated"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _is_kept(self) -> Offload:
+        """Beyond memory nothing may be dropped: the oldest prompts are those that come back."""
+        if "native" not in self.modes:
+            return self
+        tokens = self.prompts * (self.prompt_tokens + self.output_tokens)
+        for name in self.models:
+            each = theory.kv_bytes_per_token(models.load(name).at_depth(self.layers))
+            if tokens * each > self.offload_gib * GIB:
+                raise ValueError(
+                    f"offload_gib must hold the KV cache of all prompts, {tokens * each / GIB:.2f} "
+                    f"GiB for {name}; it was {self.offload_gib:g}. Raise it, or ask for fewer or "
+                    "shorter prompts, or fewer layers"
+                )
         return self
 
     def arms(self) -> tuple[Arm, ...]:

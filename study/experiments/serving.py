@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from study import models, theory
-from study.experiment import Arm, Experiment, Models, WindowPlan, Workloads
+from study import models, prompt_files, theory
+from study.experiment import Arm, Experiment, Models, WindowPlan, Workload, Workloads
 from study.models import Model
+from study.prompts import unique_tokens
 
 Flags = dict[str, str | int | float | bool]
 
@@ -70,6 +73,25 @@ class Serving(Experiment):
         )
 
 
+def _require_fit(workload: Workload, model: Model) -> None:
+    """Raise a ValueError, or the prompts' own error, where the model cannot take the workload."""
+    most = model.context - workload.output_tokens
+    if workload.input_tokens > most:
+        raise ValueError(
+            f"prompts of `{workload.name}` must have at most {most} tokens, for with "
+            f"{workload.output_tokens} more they fill the context of {model.name}; the longest has "
+            f"up to {workload.input_tokens}. Leave out the long ones, or raise `context` in "
+            f"study/models/{model.name}.yaml"
+        )
+    if workload.prompts:
+        prompt_files.token_ids(prompt_files.read(Path(workload.prompts)), model)
+    elif workload.input_tokens < (least := unique_tokens(model.vocabulary)):
+        raise ValueError(
+            f"prompts of `{workload.name}` must have at least {least} tokens, else those of a "
+            f"vocabulary of {model.vocabulary} repeat; they have {workload.input_tokens}"
+        )
+
+
 class Loaded(Serving):
     """Experiments whose windows hold a level of a workload for a time."""
 
@@ -80,6 +102,13 @@ class Loaded(Serving):
     )
     kv_cache_gib: int = Field(default=1, ge=1, le=1024, description="KV cache of every server")
     steady_s: float = Field(default=2.5, gt=0, le=3600, description="shortest steady part")
+
+    @model_validator(mode="after")
+    def _fit_the_models(self) -> Self:
+        for name in self.models:
+            for workload in self.workloads:
+                _require_fit(workload, models.load(name))
+        return self
 
     def cache(self, model: Model) -> Flags:
         """The KV cache: as large for every arm, not what an engine finds left of its memory.
