@@ -12,14 +12,15 @@ MODELS ?=
 LAUNCHES ?=
 PROMPTS ?=
 BUDGET ?=
-# Anything: try what failed before once more, as when its cause is mended.
+# Anything: try what failed before anew, as when its cause is mended.
 RETRY ?=
 # Where CPU builds of torch are, if pip does not find them where it looks already.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 CHOICE = --profile $(PROFILE) $(if $(ONLY),--only "$(ONLY)") $(if $(MODELS),--models "$(MODELS)") \
   $(if $(LAUNCHES),--launches $(LAUNCHES)) $(if $(PROMPTS),--prompts "$(PROMPTS)")
-LIMIT = $(if $(BUDGET),--budget "$(BUDGET)")
+AGAIN = $(if $(RETRY),--retry)
+LIMIT = $(if $(BUDGET),--budget "$(BUDGET)") $(AGAIN)
 PY    := $(VENV)/bin/python
 # One stamp whatever the engine, and one per engine: who asks for another one gets it installed.
 READY := $(VENV)/ready$(if $(filter auto,$(ENGINE)),,-$(ENGINE))
@@ -41,13 +42,13 @@ $(READY): $(wildcard requirements/*)
 setup: $(READY) ## Make the environment in .venv
 
 reproduce: $(READY) ## Run the whole study and write report/report.html
-	@$(PY) -m study reproduce $(CHOICE) $(LIMIT) $(if $(RETRY),--retry)
+	@$(PY) -m study reproduce $(CHOICE) $(LIMIT)
 
 plan: $(READY) ## Say what `make reproduce` would measure, and how long it would take
 	@$(PY) -m study plan $(CHOICE) $(LIMIT)
 
 run: $(READY) ## Run one notebook: make run NB=20_architecture P="levels=[1,16] launches=5"
-	@$(PY) -m study run $(NB) $(P)
+	@$(PY) -m study run $(AGAIN) $(NB) $(P)
 
 report: $(READY) ## Render the report from what has been measured
 	@$(PY) -m study report $(CHOICE)

@@ -14,12 +14,17 @@ from study.errors import StudyError
 if TYPE_CHECKING:
     from study.profiles import Choice
 
+RETRY = "try anew what failed before"
 GO_ON = "What was measured is kept; run the same command to go on."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 something the user can mend, 2 a wrong call, 130 interrupted."""
     options = _parser().parse_args(arguments)
+    if getattr(options, "retry", False):
+        from study import store
+
+        os.environ[store.FORGIVEN] = store.now()  # notebooks run in processes of their own
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -48,13 +53,13 @@ def _parser() -> argparse.ArgumentParser:
         _add_choice(one)
         if name != "report":
             one.add_argument("--budget", help="stop in time, as in 2h or 90min")
-        if name == "reproduce":
-            one.add_argument("--retry", action="store_true", help="try anew what failed before")
+            one.add_argument("--retry", action="store_true", help=RETRY)
         one.set_defaults(command=command)
 
     run = commands.add_parser("run", help="run one notebook with parameters of your own")
     run.add_argument("notebook", help="its name, as in 20_architecture")
     run.add_argument("parameter", nargs="*", help="name=value, as in levels=[1,16]")
+    run.add_argument("--retry", action="store_true", help=RETRY)
     run.set_defaults(command=_run)
 
     doctor = commands.add_parser("doctor", help="say what this machine and this engine are")
@@ -109,11 +114,8 @@ def _budget_s(options: argparse.Namespace) -> float | None:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from study import store
     from study.reproduce import reproduce
 
-    if options.retry:
-        os.environ[store.FORGIVEN] = store.now()  # notebooks run in processes of their own
     reproduce(_choice(options), _budget_s(options))
     return 0
 

@@ -105,10 +105,15 @@ class Found:
     of_the_moment: bool
 
 
-def just_measured(launch: Launch, folder: Path, in_force: dict[str, str | None]) -> Found:
-    """Judge a window by what is on disk while its launch still lasts."""
+def just_measured(
+    launch: Launch, folder: Path, in_force: dict[str, str | None], store: Store
+) -> Found:
+    """Judge a window by what is on disk while its launch still lasts, as `read` will later."""
     content = orjson.loads((folder / "window.json").read_bytes())
-    evidence = _evidence(launch, content, Recording.load(folder / "load"), folder, in_force)
+    evidence = replace(
+        _evidence(launch, content, Recording.load(folder / "load"), folder, in_force),
+        calibration=calibration.read(launch.setup, store),
+    )
     rate = measure(evidence.requests, evidence.chunks, evidence.steady).output_tok_s
     judgements = validity.judge_window(evidence)
     is_void = validity.verdict(judgements) == "void" or math.isnan(rate)

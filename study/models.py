@@ -1,7 +1,7 @@
 """Model architectures as data, and the model folders the engine serves from them.
 
 A YAML file in `study/models/` holds the numbers of one architecture. Of a synthetic one come the
-`config.json` and a byte-level tokenizer; the engine makes the weights up (`--load-format dummy`).
+`config.json` and a byte-level tokenizer; weights are made by study.weights, or by the engine.
 A published model brings what its card says; arithmetic is done on it, but nobody serves it here.
 """
 

@@ -87,6 +87,8 @@ def execute(notebook: str, parameters: Mapping[str, object]) -> Path:
         except Exception as error:
             if interrupted.is_set():
                 raise KeyboardInterrupt from error
+            if isinstance(error, RuntimeError):  # the kernel died, for want of memory say
+                raise StudyError(f"{notebook} did not run to its end: {error}") from error
             raise
     return executed
 

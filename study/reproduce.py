@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from study import budget, calibration, notebooks, paths, plan, platform, profiles, standing
+from study.acquaint import acquainted
 from study.budget import Budget
 from study.errors import StudyError
 from study.experiments import Instrument
@@ -95,15 +96,17 @@ def reproduce(choice: Choice, budget_s: float | None = None) -> Path:
     profile, store = profiles.load(choice), Store()
     store.prepare()
     print(describe(profile, store, budget_s), flush=True)
-    began = time.monotonic()
-    if budget_s is not None:
-        os.environ[budget.DEADLINE] = str(time.time() + budget_s - rendering_s(profile))
-        _in_rounds(profile, store)
-    failed = [
-        notebook
-        for notebook in in_reading_order(profile)
-        if not _ran(notebook, notebook, dict(profile.experiments.get(notebook, ())))
-    ]
+    began, failed = time.monotonic(), []
+    with acquainted(standing.missing(all_launches(profile), store)) as wait:
+        if budget_s is not None:
+            wait()
+            os.environ[budget.DEADLINE] = str(time.time() + budget_s - rendering_s(profile))
+            _in_rounds(profile, store)
+        for notebook in in_reading_order(profile):
+            if notebook in profile.experiments:
+                wait()
+            if not _ran(notebook, notebook, dict(profile.experiments.get(notebook, ()))):
+                failed.append(notebook)
     path = report(choice)
     print(f"\ndone in {plan.duration(time.monotonic() - began)}; the report: {path}")
     if failed:

@@ -160,7 +160,7 @@ def _load(
             folder = writer.window_folder(number := next(numbers), window.name)
             session.measure(number, window, folder)
             progress.window_done(launch, window)
-            found = frames.just_measured(launch, folder, in_force)
+            found = frames.just_measured(launch, folder, in_force, Store(writer.folder.parent))
             if not (found.of_the_moment and window.repeatable):
                 break
         if search := launch.arm.search:

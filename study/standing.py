@@ -73,7 +73,7 @@ def _settled(one: Standing, answers: dict[tuple[str, str], Standing]) -> Standin
 
 def _why_not(tries: Sequence[Attempt]) -> str:
     if not tries:
-        return "the budget left no time for it" if budget.DEADLINE in os.environ else ""
+        return "not measured within the budget" if budget.DEADLINE in os.environ else ""
     if any(one.record is None for one in tries):
         return "a record on disk cannot be read"
     return "interrupted; its windows are kept but not counted"

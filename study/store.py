@@ -33,13 +33,17 @@ FORGIVEN = "STUDY_FORGIVEN"  # in the environment: what failed before this time 
 Record = dict[str, Any]
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` whole, or not at all."""
+def write_atomically(path: Path, content: bytes, durably: bool = True) -> None:
+    """Replace `path` by `content` whole, or not at all.
+
+    `durably`: also if the power fails now. What can be made again need not wait for the disk.
+    """
     part = path.with_name(f".{path.name}.part")
     with part.open("wb") as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+        if durably:
+            file.flush()
+            os.fsync(file.fileno())
     part.replace(path)
 
 

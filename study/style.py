@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -108,9 +109,11 @@ class Drawn:
                 path.unlink(missing_ok=True)
             return self
         paths.FIGURES.mkdir(parents=True, exist_ok=True)
-        write_atomically(files["svg"], self.svg)
-        write_atomically(files["png"], _bytes(self.figure, "png"))
-        write_atomically(files["csv"], self.frame.to_csv(index=False).encode())
+        # The same data give the same bytes, so what a notebook has drawn the report need not.
+        if not (files["png"].exists() and _holds(files["svg"], self.svg)):
+            write_atomically(files["png"], _bytes(self.figure, "png"), durably=False)
+            write_atomically(files["svg"], self.svg, durably=False)
+        write_atomically(files["csv"], self.frame.to_csv(index=False).encode(), durably=False)
         return self
 
     @cached_property
@@ -128,6 +131,10 @@ class Drawn:
             f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{source}">'
             f"<figcaption>{caption}</figcaption></figure>"
         )
+
+
+def _holds(path: Path, content: bytes) -> bool:
+    return path.exists() and path.read_bytes() == content
 
 
 def _bytes(figure: Figure, kind: str) -> bytes:

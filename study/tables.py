@@ -61,7 +61,7 @@ def save(data: pd.DataFrame, name: str) -> str:
     """Write data/derived/<name>.csv; return it as written from ROOT."""
     paths.DERIVED.mkdir(parents=True, exist_ok=True)
     path = paths.DERIVED / f"{name}.csv"
-    write_atomically(path, data.to_csv(index=False).encode())
+    write_atomically(path, data.to_csv(index=False).encode(), durably=False)
     return str(path.relative_to(paths.ROOT))
 
 

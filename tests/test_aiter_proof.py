@@ -36,9 +36,22 @@ def test_of_an_arm_that_names_no_kernel_of_aiter_nothing_is_claimed(
     assert frame.loc[frame["switch"] == "compile", "point"].notna().all()
     spreads = aiter_estimates.spreads(part.found, part.launches)
     assert spreads.loc[spreads["switch"] == "aiter", "point"].isna().all()
+    assert "aiter" not in aiter_sentences.start(part, Values())
+    assert not any("aiter-on" in one.treatment for one in aiter_estimates.agreements(part))
     text = text_of([*aiter.summary(part, values), *aiter.results(part, values)])
     assert "Of 7 AITER arms asked for, 1 were measured" in text
     assert "names no kernel of AITER" in text and untold(text, values) == []
+
+
+def test_a_part_that_takes_the_last_kernel_away_keeps_its_ratio(engine: Setup) -> None:
+    engine("rocm")
+    asked = asked_for(**SHORT)
+    said: dict[str, dict[str, str | None]] = {arm: {**of} for arm, of in page(asked).items()}
+    said["gqa-dense-aiter-without-mha"]["aiter"] = None
+    part = part_of(asked, stub.frames(asked, in_force=said))
+    lines = aiter_sentences.ablation(part, Values()).splitlines()
+    (line,) = [line for line in lines if "aiter-without-mha" in line]
+    assert "output throughput **" in line and aiter_sentences.SAME_KERNELS not in line
 
 
 def test_a_part_that_changes_no_kernel_is_told_as_that(engine: Setup) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -246,6 +247,7 @@ def analyses(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found = ["00_known", "80_bounds"]
     every = [*EXPERIMENTS, *found, notebooks.REPORT]
     monkeypatch.setattr(notebooks, "names", lambda: sorted(every))
+    monkeypatch.setattr(reproduce, "acquainted", lambda _: nullcontext(lambda: None))
     return found
 
 
@@ -374,6 +376,8 @@ def test_what_is_offloaded_must_have_room_for_all_prompts() -> None:
     large = {"models": ["gqa-dense-1b"], "layers": 16}
     with pytest.raises(StudyError, match=r"offload_gib must hold .* 2\.06 GiB"):
         Offload.of(large)
+    with pytest.raises(StudyError, match="at most 4064 tokens"):
+        Offload.of({"prompt_tokens": 4096})
     assert Offload.of({**large, "offload_gib": 3}) and Offload.of({**large, "modes": ["file"]})
 
 

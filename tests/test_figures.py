@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -80,6 +81,25 @@ def test_a_figure_is_kept_with_the_frame_it_drew(
     twin = (paths.FIGURES / f"{name}.csv").read_text()
     assert twin == drawn.frame.to_csv(index=False)
     assert len(pd.read_csv(io.StringIO(twin))) == len(drawn.frame) > 0
+
+
+def test_a_png_is_made_anew_only_where_the_figure_differs(
+    kept: Path, whole: Frames, launches: tuple[Launch, ...]
+) -> None:
+    name = next(iter(DRAWINGS))
+    png, svg = (kept / "figures" / f"{name}.{suffix}" for suffix in ("png", "svg"))
+
+    def keep() -> bytes:
+        DRAWINGS[name](whole, launches).keep(name)
+        return png.read_bytes()
+
+    drawn = keep()
+    png.write_bytes(b"as it was left")
+    assert keep() == b"as it was left"  # the same figure: another drawing is saved
+    svg.write_bytes(b"of other data")
+    assert keep() == drawn
+    png.unlink()
+    assert keep() == drawn
 
 
 @pytest.mark.parametrize("name", DRAWINGS)

@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import papermill
 import pytest
 import stub
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
 from telling import run_notebook
 
-from study import paths
+from study import notebooks, paths
+from study.errors import StudyError
 from study.experiment import Workload
 from study.experiments import EXPERIMENTS
 
@@ -206,3 +210,21 @@ def _plain(value: object) -> object:
     if isinstance(value, Workload):
         return str(value)
     return [_plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (DeadKernelError("Kernel died"), "20_architecture did not run to its end: Kernel died"),
+        (PapermillExecutionError(4, 4, "", "ValueError", "no 7", ""), "failed in cell 4"),
+    ],
+)
+def test_a_notebook_that_cannot_run_to_its_end_is_an_error_that_says_so(
+    error: Exception, words: str, scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def execute(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    with pytest.raises(StudyError, match=words):
+        notebooks.execute("20_architecture", {})

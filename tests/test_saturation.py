@@ -284,6 +284,13 @@ def test_a_batch_limit_needs_a_knee_that_is_known_to_be_there(
     assert saturation_estimates._limit(row) == limit
 
 
+def test_who_waits_beyond_the_batch_is_not_held_back_by_admission() -> None:
+    row = {"point": 80.0, "low": 75.0, "high": 85.0, "kv_use_max": 0.1, "preemptions": 0.0}
+    row |= {"at_level": 91, "max_num_seqs": 64}
+    assert saturation_estimates._limit({**row, "running": 60.0, "waiting": 31.0}) == "compute"
+    assert saturation_estimates._limit({**row, "running": 40.0, "waiting": 51.0}) == "admission"
+
+
 def test_the_rule_looks_at_the_knee_and_not_at_the_end() -> None:
     """At the highest level the batch is full as well, but the rise ended long before."""
     ended = limits(PARTS["peak"])

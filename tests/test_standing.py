@@ -46,7 +46,7 @@ def test_what_a_budget_left_out_says_so(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert reasons() == {""}
     monkeypatch.setenv(budget.DEADLINE, "0")
-    assert reasons() == {"the budget left no time for it"}
+    assert reasons() == {"not measured within the budget"}
 
 
 @pytest.mark.parametrize("answer", ["rejected", "overridden"])

@@ -62,6 +62,17 @@ def test_a_failure_is_forgiven_once_its_cause_is_mended(
     assert store.is_done(LAUNCH.id)  # what was measured is never asked for again
 
 
+def test_a_forgiven_launch_that_fails_again_has_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path)
+    monkeypatch.setenv(FORGIVEN, "2000-01-01T00:00:00+00:00")
+    for _ in range(MAX_ATTEMPTS):
+        assert not store.is_done(LAUNCH.id)
+        store.begin(LAUNCH).end("failed", "no memory left")
+    assert store.is_done(LAUNCH.id)
+
+
 def test_what_was_measured_counts_not_what_failed_or_was_interrupted(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.begin(LAUNCH).end("failed", "crash")

@@ -47,15 +47,17 @@ def arms(found: Frames) -> pd.DataFrame:
     """Every arm once, by model and in the order of the settings.
 
     Columns: arm, switch, setting, baseline, model, attention, feed_forward, layers, outcome
-    (`measured` if any of its launches was, but `AITER not shown` where the engine's log does not
-    bear that out).
+    (`measured` if any of its launches was, but `AITER not shown` where neither its log nor, for a
+    part that is off, that of its baseline names a kernel of AITER).
     """
     columns = ["arm", "switch", "setting", "baseline", *estimates.FACTORS, "outcome"]
     if found.launches.empty:
         return pd.DataFrame(columns=columns)
     outcome = found.launches.groupby("arm")["outcome"].agg(_best)
     known = found.launches[columns[:-1]].drop_duplicates("arm").join(outcome, on="arm")
-    shown = known["arm"].isin(_with_aiter(found)) | ~known["setting"].isin(WITH_AITER)
+    used = _with_aiter(found)  # a part that is off may be all that the log of its baseline names
+    shown = known["arm"].isin(used) | known["baseline"].isin(used)
+    shown |= ~known["setting"].isin(WITH_AITER)
     known["outcome"] = known["outcome"].mask(known["outcome"].eq("measured") & ~shown, NOT_SHOWN)
     order = known["setting"].map(ORDER)
     return known.assign(order=order).sort_values(["model", "order"], ignore_index=True)[columns]
@@ -316,5 +318,7 @@ def starts(part: Part) -> pd.DataFrame:
 def agreements(part: Part) -> list[Agreement]:
     """For each pair and A/A: do both give the same greedy tokens for the fixed prompts?"""
     every = pd.concat([pairs(part.found), twins(part.found)])
+    outcomes = every[["treatment_outcome", "baseline_outcome"]]
+    every = every[~outcomes.isin([NOT_SHOWN]).any(axis=1)]
     names = zip(every["treatment"], every["baseline"], strict=True)
     return [compare(part.outputs, treatment, baseline) for treatment, baseline in names]

@@ -145,8 +145,11 @@ def start(part: Part, values: Values) -> str:
     ready, whole = switches.starts(part), _whole(switches.pairs(part.found))
     lines = []
     for pair in rows_of(whole):
+        if NOT_SHOWN in (pair.treatment_outcome, pair.baseline_outcome):
+            continue
         weights = {str(pair.treatment): 1.0, str(pair.baseline): -1.0}
-        said = stats.contrast(ready, "ready_s", weights, log=False, comparisons=len(whole)).effect
+        family = int((whole["switch"] == pair.switch).sum())
+        said = stats.contrast(ready, "ready_s", weights, log=False, comparisons=family).effect
         if not said.n:
             continue
         key = f"{part.name}.ready.{pair.treatment}"
@@ -240,7 +243,7 @@ def _without(part: Part, of: pd.DataFrame, values: Values) -> str:
     )
     unproven = (
         f" Of an arm with *{NOT_SHOWN}* the engine names no kernel of AITER, whatever its switches "
-        "say: its windows are kept, and nothing is claimed of it."
+        "say: its windows are kept, and it is compared with nothing."
     )
     return f" Without a ratio: {said}.{unproven if NOT_SHOWN in set(rest['outcome']) else ''}"
 

@@ -43,7 +43,7 @@ def settings(part: Part) -> Table:
     data = data.join(_in_force(found, said), on=["arm", "outcome"])
     asked = _switches_asked(part.launches)
     named = {"eager": "eager", "attention_backend": "attention back end"}
-    named |= {"moe_backend": "mixture back end", "rms_norm": "RMS norm"}
+    named |= {"moe_backend": "mixture back end", "rms_norm": "RMS norm preferred"}
     named |= {"aiter": "AITER kernels"} if MASTER in asked else {}
     named |= {name: _short(name) for name in said if name in asked}
     shown = data[["arm", "outcome", "launches"]].assign(
@@ -62,6 +62,7 @@ def settings(part: Part) -> Table:
         "Every arm with its outcome and what is in force, as the engine's own page and log report "
         "it and not as our flags ask. Switches from the environment are those that some arm sets "
         "here; the twin in data/derived has all that the engine reports. "
+        "RMS norm is what the engine prefers by its switches, no proof that it runs. "
         f"{NOT_REPORTED.capitalize()}: the engine does not say it.",
     )
 

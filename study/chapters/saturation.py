@@ -17,7 +17,7 @@ from study.chapters.saturation_estimates import (
     COMPUTE,
     HEADLINE,
     KV_CACHE,
-    MANY_WAIT,
+    MANY_EMPTY,
     NOT_REACHED,
     REACHED,
     RUNNING_FULL,
@@ -123,7 +123,8 @@ def _knee(key: str, row: Any, values: Values) -> str:
     there = values.interval(f"{key}.knee", row)
     share = values.percent("saturation.share", knee.SHARE)
     most = values.number(f"{key}.maximum_tok_s", row.maximum_tok_s)
-    text = f"throughput stops rising at **{there}** in flight ({share} of {most} output tok/s)"
+    text = f"throughput stops rising at **{there}** in flight ({share} of the maximum, which for "
+    text += f"all launches pooled is {most} output tok/s)"
     if row.void_near:
         near = values.label(f"{key}.void_near", row.void_near)
         text += f"; near it every window of level {near} is void, so it might lie elsewhere"
@@ -191,8 +192,8 @@ def _gauges(key: str, row: Any, values: Values) -> str:
     meaning = {
         BATCH_LIMIT: "As many are in flight as the batch holds; every further request waits.",
         KV_CACHE: "The cache is full, and every further request waits for room in it.",
-        ADMISSION: "Neither limit is met, and yet many wait: a step takes no more prompt tokens "
-        "than `max_num_batched_tokens`.",
+        ADMISSION: "Neither limit is met, and yet many wait to be taken in: their prompts queue "
+        "for room in a step (`max_num_batched_tokens`), or for the prefill itself.",
         UNSURE: "The batch is full here, but the knee's interval reaches further down, so the rise "
         "may have ended before.",
         COMPUTE: "No limit was met where the rise ended: by exclusion, the steps that all share "
@@ -209,12 +210,14 @@ def rule(values: Values) -> str:
     """How the resource that ends a rise is told from the gauges."""
     running = values.percent("saturation.running_full", RUNNING_FULL)
     cache = values.percent("saturation.cache_full", CACHE_FULL)
-    waiting = values.percent("saturation.many_wait", MANY_WAIT)
+    empty = values.percent("saturation.many_empty", MANY_EMPTY)
     return (
         "The rule, at the lowest tested level at or above the knee: the *batch limit* ends the "
-        f"rise if on average {running} of `max_num_seqs` run and the knee lies no more than a "
-        f"step of the levels below it; the *KV cache* if {cache} of it is in use at its fullest or "
-        f"a request was preempted; *admission* if neither is full and yet {waiting} wait; "
+        f"rise if on average {running} of `max_num_seqs` run and the knee, with all of its "
+        "interval, lies no more than a step of the levels below it (*batch limit or compute* where "
+        f"only a part of the interval does); the *KV cache* if {cache} of it is in use at its "
+        "fullest or a request was preempted; *admission* if neither is full and yet "
+        f"{empty} of the slots stay empty while requests wait; "
         "*compute*, by exclusion, if none of these: the time of a step with all that runs on the "
         "same cores, engine, API server and client. "
         "The engine's gauges do not know a request before its first step is over, so the level "

@@ -34,7 +34,7 @@ NO_VALID = "no valid window"
 BATCH_LIMIT, KV_CACHE, COMPUTE = "batch limit", "KV cache", "compute"
 ADMISSION, UNSURE = "admission", f"{BATCH_LIMIT} or {COMPUTE}"
 RUNNING_FULL = 0.95  # of max_num_seqs, on average over the steady part: the batch is full
-MANY_WAIT = 0.2  # of those in flight: more than wait for no longer than until the next step
+MANY_EMPTY = 0.2  # of the slots, while requests wait: more than are empty until the next step
 CACHE_FULL = 0.95  # of the KV cache, at its fullest: a long request finds no room any more
 NEAR = 2.0  # two steps of sqrt(2): a level so near a knee could move it
 ROSE_TO = 1 / STEP  # of the batch: a knee below that is none of a full batch
@@ -87,9 +87,9 @@ def limits(part: Part) -> pd.DataFrame:
     Columns: those of `knees`, and per gauge its mean over launches; running and waiting: the
     level, shared out as the gauges say; limit: 'batch limit' (`RUNNING_FULL` of max_num_seqs
     run, and throughput rose until then), 'KV cache' (`CACHE_FULL` of it is in use, or a request
-    was preempted), both, 'admission' (`MANY_WAIT` wait, and neither is full), 'compute' when none
-    of these, 'batch limit or compute' where the knee's interval allows both, or 'cannot judge'
-    without samples of the gauges.
+    was preempted), both, 'admission' (neither is full, and `MANY_EMPTY` of the slots are empty
+    while requests wait), 'compute' when none of these, 'batch limit or compute' where the knee's
+    interval allows both, or 'cannot judge' without samples of the gauges.
     """
     known = knees(part)
     reached = [row for row in _records(known) if row["state"] == REACHED]
@@ -226,10 +226,11 @@ def _limit(row: Row) -> str:
     if np.isnan(row["running"]) or np.isnan(row["kv_use_max"]):
         return CANNOT_JUDGE
     batch_full = row["running"] >= RUNNING_FULL * row["max_num_seqs"]
+    slots = min(row["at_level"], row["max_num_seqs"])  # whoever is beyond the batch must wait
     limits = [KV_CACHE] if row["kv_use_max"] >= CACHE_FULL or row["preemptions"] > 0 else []
     if batch_full:
         limits += _batch_or_compute(row, bool(limits))
-    elif not limits and row["waiting"] >= MANY_WAIT * row["at_level"]:
+    elif not limits and slots - row["running"] >= MANY_EMPTY * slots:
         limits = [ADMISSION]
     return " and ".join(limits) or COMPUTE
 

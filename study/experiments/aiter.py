@@ -15,7 +15,8 @@ from study.experiments.serving import Loaded
 Switch = Literal["compile", "kv_split", "aiter"]
 Switches = Annotated[tuple[Switch, ...], *SOME]
 MASTER = "VLLM_ROCM_USE_AITER"
-# Each is on by default under the master. All are set in every arm: an image may export its own.
+# Those asked about, each on by default under the master. All are set in every arm of AITER, for an
+# image may export its own; the engine's others stay as they are inherited, alike for all arms.
 SUB_SWITCHES = ("LINEAR", "MOE", "RMSNORM", "MLA", "MHA")
 PARTS = {f"{MASTER}_{part}": "1" for part in SUB_SWITCHES}
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from study import models, theory
 from study.experiment import SOME, STORAGE, Arm, Phase, WindowPlan, Workload
-from study.experiments.serving import WHOLE_BLOCKS, Flags, Serving
+from study.experiments.serving import WHOLE_BLOCKS, Flags, Serving, require_fit
 
 Mode = Literal["off", "file", "native"]
 
@@ -66,6 +66,12 @@ class Offload(Serving):
                 f"{self.held_tokens} tokens; they were {self.prompts} prompts of "
                 f"{self.prompt_tokens} tokens, {self.repeated} of them repeated"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _fits_the_models(self) -> Offload:
+        for name in self.models:
+            require_fit(self._phases()[0].workload, models.load(name))
         return self
 
     @model_validator(mode="after")

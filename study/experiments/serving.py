@@ -73,7 +73,7 @@ class Serving(Experiment):
         )
 
 
-def _require_fit(workload: Workload, model: Model) -> None:
+def require_fit(workload: Workload, model: Model) -> None:
     """Raise a ValueError, or the prompts' own error, where the model cannot take the workload."""
     most = model.context - workload.output_tokens
     if workload.input_tokens > most:
@@ -107,7 +107,7 @@ class Loaded(Serving):
     def _fit_the_models(self) -> Self:
         for name in self.models:
             for workload in self.workloads:
-                _require_fit(workload, models.load(name))
+                require_fit(workload, models.load(name))
         return self
 
     def cache(self, model: Model) -> Flags:
