@@ -27,7 +27,7 @@ def acquainted(launches: Iterable[Launch]) -> Iterator[Callable[[], None]]:
     Gives what waits for the end, to be called before anything is measured.
     """
     kept = paths.CACHE / "vllm" / "modelinfos"
-    classes = sorted({_class_of(launch) for launch in launches})
+    classes = sorted({models.class_name(launch.arm.model) for launch in launches})
     unknown = [name for name in classes if not any(kept.glob(f"*-{name}.json"))]
     if not unknown:
         yield lambda: None
@@ -44,10 +44,6 @@ def acquainted(launches: Iterable[Launch]) -> Iterator[Callable[[], None]]:
     finally:
         looking.kill()
         looking.wait()
-
-
-def _class_of(launch: Launch) -> str:
-    return str(models.config(launch.arm.model)["architectures"][0])  # type: ignore[index]
 
 
 def _finish(looking: subprocess.Popen[bytes]) -> None:

@@ -193,6 +193,11 @@ def write_folder(model: Model, folder: Path) -> Path:
     return folder
 
 
+def class_name(model: Model) -> str:
+    """The engine's model class that serves it, as `config.json` names it."""
+    return str(config(model)["architectures"][0])  # type: ignore[index]
+
+
 def config(model: Model) -> dict[str, object]:
     """The `config.json` of a model: what the engine's own model classes read."""
     common: dict[str, object] = {

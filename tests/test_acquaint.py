@@ -43,7 +43,7 @@ def test_the_real_engine_is_acquainted_with_every_class_once(cache: Path) -> Non
 def test_what_it_cannot_look_at_is_left_to_the_servers(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(models, "config", lambda _: {"architectures": ["NoSuchClass"]})
+    monkeypatch.setattr(models, "class_name", lambda _: "NoSuchClass")
     with acquaint.acquainted(launches("gqa-dense")) as wait:
         wait()
     assert not cache.exists()

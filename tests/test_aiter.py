@@ -111,9 +111,7 @@ def test_pairs_are_those_that_the_platform_can_have(
         assert on["aiter-on"] == "aiter-off"
         assert {on[name] for name in expected[2:]} == {"aiter-on"}
     cells = len(asked.workloads) * len(asked.levels)
-    families = aiter_estimates.families(found, stub.launches(asked))
-    assert families["compile"] == cells and families["aiter"] == (kind == "rocm") * cells
-    assert families[aiter_estimates.PARTS] == (kind == "rocm") * 5 * cells
+    assert aiter_estimates.family(found, stub.launches(asked)) == len(expected) * cells
 
 
 @pytest.mark.parametrize(("kind", "twin"), [("cpu", "kv-split"), ("rocm", "aiter-off")])
@@ -145,8 +143,7 @@ def test_a_planted_ratio_and_the_block_noise_that_cancels(engine: Setup) -> None
     assert compiled.treatment_point / compiled.baseline_point == pytest.approx(1.5)
     without = only(frame, setting="aiter-without-mla", workload="long")
     assert without.point == pytest.approx(1 / 1.25)
-    assert "Bonferroni over 10 comparisons" in without.method  # five parts on two workloads,
-    assert "Bonferroni over 2 comparisons" in compiled.method  # and compilation by itself
+    assert "Bonferroni over 14 comparisons" in without.method
     blocks = aiter_estimates.block_ratios(found, stub.launches(asked), HEADLINE)
     of_one = blocks[(blocks["setting"] == "aiter-on") & (blocks["workload"] == "short")]
     assert list(of_one["block"]) == [0, 1, 2, 3] and np.allclose(of_one["point"], 1.25)
@@ -164,7 +161,7 @@ def test_a_planted_spread_comes_back_with_its_interval(engine: Setup) -> None:
     row = only(frame, setting="aiter-on", workload="short")
     assert row.point == pytest.approx(4)
     assert row.treatment_point == pytest.approx(0.04 * np.sqrt(2.5), rel=2e-3)
-    family = aiter_estimates.families(found, stub.launches(asked))["aiter"]
+    family = aiter_estimates.family(found, stub.launches(asked))
     same = spread_ratio(np.exp(0.04 * shape), np.exp(0.01 * shape), 1 - 0.05 / family)
     assert (row.low, row.high) == pytest.approx((same.low, same.high))
     assert row.confidence == 0.95 and f"Bonferroni over {family} comparisons" in row.method

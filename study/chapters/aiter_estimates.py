@@ -6,7 +6,6 @@ is no part of the family that intervals are adjusted for: that is known before a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -121,8 +120,7 @@ def twins(found: Frames) -> pd.DataFrame:
 
 def told_apart(found: Frames, one: str, other: str) -> bool:
     """Whether the engine names something that differs between two arms, beside the switches."""
-    answers = (tuple(_in_force(found, arm, IN_FORCE)) for arm in (one, other))
-    return next(answers) != next(answers)
+    return [*_in_force(found, one, IN_FORCE)] != [*_in_force(found, other, IN_FORCE)]
 
 
 def _in_force(found: Frames, arm: str, columns: Sequence[str]) -> Iterator[str]:
@@ -174,20 +172,13 @@ def cells(launches: Sequence[Launch]) -> list[tuple[str, int]]:
 
 def question(pair: Mapping[str, Any]) -> str:
     """To which question a pair belongs: a switch as a whole, the parts of AITER, or A/A."""
-    return PARTS if _of_a_part(pair) else str(pair["switch"])
+    of_a_part = pair["switch"] == "aiter" and pair["baseline_setting"] == "aiter-on"
+    return PARTS if of_a_part else str(pair["switch"])
 
 
-def _of_a_part(pair: Mapping[str, Any]) -> bool:
-    return bool(pair["switch"] == "aiter" and pair["baseline_setting"] == "aiter-on")
-
-
-def families(found: Frames, launches: Sequence[Launch]) -> Counter[str]:
-    """Comparisons of one metric by question: pairs x workloads x levels.
-
-    Each switch was a question of its own before anything was measured, so the intervals of one
-    are not widened for another.
-    """
-    return Counter(question(pair) for pair, _ in _comparisons(found, launches))
+def family(found: Frames, launches: Sequence[Launch]) -> int:
+    """Comparisons of one metric: pairs x workloads x levels. A/A is a check, not a comparison."""
+    return max(1, len(pairs(found)) * len(cells(launches)))
 
 
 # --- ratios inside blocks -------------------------------------------------------------------------
@@ -196,13 +187,13 @@ def families(found: Frames, launches: Sequence[Launch]) -> Counter[str]:
 def ratios(found: Frames, launches: Sequence[Launch], metric: str) -> pd.DataFrame:
     """Treatment / baseline inside blocks, a row per pair (A/A last), workload and level.
 
-    Columns: PAIR, workload, level, metric, and `estimates.RATIO`. Bonferroni over its `families`.
+    Columns: PAIR, workload, level, metric, and `estimates.RATIO`. Bonferroni over the family.
     Each pair keeps a variance of its own, for whether a switch changes that is in question too.
     """
-    values, many = _values(found, metric), families(found, launches)
+    values, comparisons = _values(found, metric), family(found, launches)
     rows = [
         {**pair, **dict(zip(CELL, cell, strict=True)), "metric": metric}
-        | paired(at(values, cell), pair["treatment"], pair["baseline"], many[question(pair)])
+        | paired(at(values, cell), pair["treatment"], pair["baseline"], comparisons)
         for pair, cell in _comparisons(found, launches)
     ]
     return pd.DataFrame(rows, columns=[*PAIR, *CELL, "metric", *RATIO])
@@ -253,11 +244,10 @@ def spreads(found: Frames, launches: Sequence[Launch], metric: str = HEADLINE) -
     (`baseline_point`, `_low`, `_high`, `_n`, `treatment_...`; 0.03 is 3 %). The F interval takes
     arms as independent, and is Bonferroni's over the family like that of the means.
     """
-    values, many = _values(found, metric), families(found, launches)
+    values, comparisons = _values(found, metric), family(found, launches)
+    each = 1 - (1 - stats.CONFIDENCE) / comparisons
     rows = []
     for pair, cell in _comparisons(found, launches):
-        comparisons = many[question(pair)]
-        each = 1 - (1 - stats.CONFIDENCE) / comparisons
         here = at(values, cell)
         sides = {
             side: here.loc[here["arm"] == pair[side], "value"].astype(float)

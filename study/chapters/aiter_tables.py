@@ -169,7 +169,7 @@ def spreads(found: Frames, launches: Sequence[Launch]) -> Table:
     text = (
         f"Launch-to-launch spread of {METRICS[HEADLINE].name.lower()}: both coefficients of "
         "variation (chi-square interval) and the ratio of the standard deviations of the "
-        "logarithms (F interval, Bonferroni over the comparisons of a switch). All of them assume "
+        "logarithms (F interval, Bonferroni over all comparisons). All of them assume "
         "normal log values and are sensitive to that; the F interval also takes arms as "
         f"independent, where drift that blocks share draws the ratio towards one. Below {ENOUGH} "
         "launches an arm a ratio of spreads carries next to nothing."

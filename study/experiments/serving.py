@@ -64,7 +64,7 @@ class Serving(Experiment):
             expected={
                 # The cache of one token tells the attention families apart, whatever the log says.
                 "kv_bytes_per_token": str(theory.kv_bytes_per_token(model)),
-                "model_class": str(models.config(model)["architectures"][0]),  # type: ignore[index]
+                "model_class": models.class_name(model),
                 "max_num_seqs": str(self.max_num_seqs),
                 **(expected or {}),
             },
