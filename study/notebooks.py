@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import papermill
 import yaml
 
 from study import paths
@@ -61,6 +60,8 @@ def execute(notebook: str, parameters: Mapping[str, object]) -> Path:
         raise unknown_name("a notebook", notebook, names())
     if notebook in EXPERIMENTS:
         by_notebook(notebook).of(parameters)
+    import papermill  # three seconds; only who executes needs it
+
     # Its own warning knows the tagged cell only; the check above knows every parameter.
     logging.getLogger("papermill").setLevel(logging.ERROR)
     paths.BUILD.mkdir(parents=True, exist_ok=True)

@@ -127,8 +127,9 @@ class Launch:
 
     def window_s(self, window: WindowPlan) -> float:
         """How long one of its windows will take, roughly, now and then twice."""
-        again = self._pace.again if window.repeatable else 0.0
-        return load_s(window, self._latency_s(window)) * (1 + again)
+        latency_s = self._latency_s(window)
+        tries = 1 + (self._pace.again if window.repeatable else 0.0)
+        return load_s(window, latency_s) * tries + window.second * second_s(window, latency_s)
 
     def _latency_s(self, window: WindowPlan) -> float:
         return self._pace.latency_s(self.arm, window)
@@ -143,9 +144,18 @@ def load_s(window: WindowPlan, latency_s: float) -> float:
     if window.requests:
         return latency_s * (window.requests / window.level + 2 * window.warm_up)
     warm_s = latency_s + 1.3 * max(latency_s, 0.5) + 0.15
+    return warm_s + _loaded_s(window, latency_s)
+
+
+def second_s(window: WindowPlan, latency_s: float) -> float:
+    """How long the second instrument takes for it: its start-up, a run to warm up and one more."""
+    return SECOND_S + 2 * _loaded_s(window, latency_s)
+
+
+def _loaded_s(window: WindowPlan, latency_s: float) -> float:
+    """Ramp, steady part and drain."""
     steady_s = max(window.steady_s, window.steady_latencies * latency_s)
-    load_s = min(steady_s + 2 * latency_s, window.limit_s)
-    return warm_s + load_s + window.second * (SECOND_S + 2 * load_s)
+    return min(steady_s + 2 * latency_s, window.limit_s)
 
 
 def windows(arm: Arm, seen: Mapping[str, Seen]) -> Iterator[WindowPlan]:

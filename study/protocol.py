@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from study import paths
 
-VERSION = 6
-DIGEST = "744c261987fb5924"
+VERSION = 7
+DIGEST = "2304dfe35a3abda6"
 
 # The modules between an arm and its raw data.
 MEASURING = (

@@ -163,6 +163,9 @@ def _load(
             found = frames.just_measured(launch, folder, in_force, Store(writer.folder.parent))
             if not (found.of_the_moment and window.repeatable):
                 break
+        if window.second:  # what is void and measured once more needs no second opinion
+            progress.say(f"{window.workload} · level {window.level} · by the second instrument")
+            session.compare(number, window, folder)
         if search := launch.arm.search:
             seen[asked.workload.name][asked.level] = found.output_tok_s
             writer.update(search=_said(search, seen))

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from study import cores, prompt_files, second
 from study.client import Client, Load, Recording
 from study.counters import Sampler, idle_counters
@@ -63,13 +65,15 @@ class Session:
             "warm_s": load_began - began,
             "wall_s": time.monotonic() - began,
         }
-        if window.second:
-            cpus = self.client.cpus or cores.client()
-            sent = len(recording.requests)
-            content["second"] = second.measure(
-                self.launch, index, window, self.server, sent, cpus, folder
-            )
         write_json(folder / "window.json", content)
+
+    def compare(self, index: int, window: WindowPlan, folder: Path) -> None:
+        """Let the second instrument send what the window in `folder` sent; window.json says so."""
+        sent = len(Recording.load(folder / "load").requests)
+        cpus = self.client.cpus or cores.client()
+        said = second.measure(self.launch, index, window, self.server, sent, cpus, folder)
+        content = orjson.loads((folder / "window.json").read_bytes())
+        write_json(folder / "window.json", {**content, "second": said})
 
     def _warm_up(self, index: int, window: WindowPlan, folder: Path) -> list[float]:
         """Meet the measured level with prompts of its own until two slices in a row agree.

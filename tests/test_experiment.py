@@ -337,8 +337,8 @@ def test_prompts_of_ones_own_replace_the_synthetic_ones(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("model", ["gqa-dense", "mla-dense", "mla-dense-1b"])
-@pytest.mark.parametrize("gib", [1, 40])
-def test_the_cache_has_whole_blocks_of_any_size(model: str, gib: int) -> None:
+@pytest.mark.parametrize("gib", [0.25, 1, 40])
+def test_the_cache_has_whole_blocks_of_any_size(model: str, gib: float) -> None:
     """Or its bytes over its tokens would be a byte off what tells the families apart."""
     experiment = Architecture(models=(model,), depths=(32,), kv_cache_gib=gib)
     (arm,) = experiment.arms()

@@ -52,6 +52,7 @@ code = load.main(parser.parse_args())
 print(second.CPU, 1.25)
 sys.exit(code)
 """
+PASSING = validity.PASSING
 LACKING = "raise ImportError('Please install vllm[bench] for bench support')"
 Calls = Callable[[str], None]
 
@@ -171,6 +172,19 @@ def test_three_instruments_on_one_launch(fake: Store, calls: Calls) -> None:
     # One clock in one machine: the two clients agree, unless the machine is far too busy.
     assert ratio["bench_rate_full"] == pytest.approx(1, rel=0.25)
     assert ratio["bench_tpot_full"] == pytest.approx(1, rel=0.25)
+
+
+def test_a_window_that_is_measured_once_more_is_compared_once(
+    fake: Store, calls: Calls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls(STAND_IN)
+    monkeypatch.setattr(validity, "PASSING", PASSING)
+    monkeypatch.setenv("FAKE_FAULT", "compile-after=0")  # void, and void again
+    asked, found = measured(fake)
+    assert len(found.files) == len(asked) == 2
+    for one in fake.attempts():
+        said = [json.loads((folder / "window.json").read_text()) for folder in one.windows]
+        assert ["second" in window for window in said] == [False, True]
 
 
 def test_ramp_and_drain_lower_the_rate_as_printed_and_not_while_the_level_is_full(

@@ -1,4 +1,4 @@
-"""Attention {GQA, MLA} x feed-forward {dense, mixture of experts}, all else equal."""
+"""Attention {GQA, MLA} x feed-forward {dense, mixture of experts}, at equal active parameters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class Architecture(Loaded):
     name: ClassVar[str] = "architecture"
     title: ClassVar[str] = "Architecture"
     question: ClassVar[str] = (
-        "What do the attention family and the feed-forward family cost a server, all else equal?"
+        "What do the attention family and the feed-forward family cost a server, at equal active "
+        "parameters?"
     )
 
     models: Models = Field(

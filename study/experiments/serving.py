@@ -100,7 +100,9 @@ class Loaded(Serving):
         validate_default=True,
         description="name:input/output tokens, or name:@prompts.jsonl/output",
     )
-    kv_cache_gib: int = Field(default=1, ge=1, le=1024, description="KV cache of every server")
+    kv_cache_gib: float = Field(
+        default=1, ge=2**-6, le=1024, description="KV cache of every server"
+    )
     steady_s: float = Field(default=2.5, gt=0, le=3600, description="shortest steady part")
 
     @model_validator(mode="after")
@@ -116,7 +118,7 @@ class Loaded(Serving):
         In whole blocks, whatever their size, so that its bytes over its tokens are those of one.
         """
         blocks = WHOLE_BLOCKS * theory.kv_bytes_per_token(model)
-        return {"kv_cache_memory_bytes": self.kv_cache_gib * 2**30 // blocks * blocks}
+        return {"kv_cache_memory_bytes": int(self.kv_cache_gib * 2**30) // blocks * blocks}
 
     def windows(self, levels: tuple[int, ...]) -> tuple[WindowPlan, ...]:
         """Every workload at every level, low levels first."""
