@@ -258,7 +258,11 @@ def outcomes(found: Frames) -> pd.DataFrame:
 
 
 def _distinct(texts: pd.Series) -> str:
-    return "; ".join(dict.fromkeys(text for text in texts if text))
+    """Each text once; one that another begins with (and then says more) is said by that one."""
+    known = dict.fromkeys(text for text in texts if text)
+    return "; ".join(
+        text for text in known if not any(one != text and one.startswith(text) for one in known)
+    )
 
 
 def unaccounted(found: Frames, launches: Sequence[Launch]) -> list[str]:

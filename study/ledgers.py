@@ -9,15 +9,38 @@ from typing import Any
 import pandas as pd
 
 from study import estimates, paths, theory
+from study.estimates import rows_of
 from study.experiment import Experiment
 from study.frames import Frames
+from study.gates.steady import DRIFT_LIMIT
 from study.plan import Launch
+from study.steady import DRIFT_CONFIDENCE
 from study.style import spelled
 from study.tables import NOT_REPORTED, Table, count, number
 
-SECOND_TRY = "this is it"
+SECOND_TRY = "is the second try"
 VERDICTS = ("pass", "fail", "cannot judge")
+DRIFT = ("drift", "drift_low", "drift_high")
 SMALL_WEIGHTS_BYTES = 1e9  # below it the bandwidth bound is out of reach (see the design)
+
+
+# What each gate asks of a window, in a reader's words.
+ASKS = {
+    "level_reached": "Were so many requests in flight, by the engine's own account too?",
+    "steady_part": "Was there time enough at the full level, at a token rate that did not drift?",
+    "client_headroom": "Did the client have room, by its calibration against a null server?",
+    "warm": "Had the warm-up come to rest, and was nothing compiled in the window?",
+    "cache_temperature": "Did prompts find the prefix cache that they were meant to find?",
+    "lengths_delivered": "Had every request the tokens in and out that were asked for?",
+    "reconciled": "Do client and engine count the same requests, tokens and times?",
+    "treatment_in_force": "Does the engine say that it runs what the arm asks for?",
+    "errors": "Did all but a few requests end well?",
+    "machine_quiet": "Was nobody else at work on this machine, and nothing throttled?",
+    "conservation": "Do the tokens of all chunks add up to those of the requests?",
+    "times": "Can all times be, each in its order?",
+    "not_repeated": "Is it no copy of a window that was counted already?",
+    "percentile_supported": "Are there requests enough for this tail percentile?",
+}
 
 
 def verdicts(found: Frames) -> Table:
@@ -29,11 +52,25 @@ def verdicts(found: Frames) -> Table:
     data = table.reindex(columns=list(VERDICTS), fill_value=0).reset_index()
     data = data.sort_values("gate", key=lambda gate: gate.map(gates.index), ignore_index=True)
     data.columns.name = None
+    data = data.assign(asks=data["gate"].map(ASKS))
     text = (
         "A failed gate of scope window voids its window; one of scope metric only withholds that "
         "number. 'Cannot judge' voids nothing, but it is no proof."
     )
     return Table(data, data, text)
+
+
+def doubts(found: Frames) -> Table:
+    """Of `verdicts`, the gates that did not pass everywhere; the caption names the others."""
+    table = verdicts(found)
+    if table.data.empty:
+        return table
+    everywhere = table.data[list(VERDICTS[1:])].sum(axis=1) == 0
+    passed = ", ".join(table.data.loc[everywhere, "gate"])
+    if everywhere.all():
+        return Table(pd.DataFrame(), table.data, f"Every gate passed everywhere: {passed}.")
+    others = f" Passed everywhere: {passed}." if passed else ""
+    return Table(table.data[~everywhere], table.data, table.caption + others)
 
 
 def void_windows(found: Frames) -> Table:
@@ -54,6 +91,7 @@ def void_windows(found: Frames) -> Table:
     first["once_more"] = first["once_more"].mask(first["again"].astype(bool), SECOND_TRY)
     data = first[[*columns, "reasons", "once_more"]]
     shown = data.assign(block=data["block"] + 1).rename(columns={"once_more": "once more"})
+    shown = shown[[*columns, "once more", "reasons"]]  # what is long comes last
     text = (
         "Void windows: drawn hollow, in no estimate. Where the reason may have passed a moment "
         "later, the window was measured once more on the same launch; that one may be valid."
@@ -64,7 +102,7 @@ def void_windows(found: Frames) -> Table:
 def all_windows(found: Frames) -> Table:
     """Every window that was measured, valid or void."""
     columns = ["arm", "block", "workload", "level", "again", "verdict", "steady_s"]
-    columns += ["requests_finished", *estimates.METRICS, "drift", "loop_lag_p99_s"]
+    columns += ["requests_finished", *estimates.METRICS, *DRIFT, "loop_lag_p99_s"]
     seen = estimates.windows(found).reindex(columns=columns)
     if seen.empty:
         return Table(seen, seen, "No window was measured.")
@@ -76,7 +114,7 @@ def all_windows(found: Frames) -> Table:
         again=seen["again"].map({True: "yes", False: ""}),
         steady_s=seen["steady_s"].map(number),
         requests_finished=seen["requests_finished"].fillna(0).map(count),
-        drift=[_percent(value) for value in seen["drift"]],
+        drift=[_drift(row) for row in rows_of(seen)],
         loop_lag_p99_s=(seen["loop_lag_p99_s"] * 1e3).map(number),
     )
     named = {
@@ -85,17 +123,21 @@ def all_windows(found: Frames) -> Table:
         "requests_finished": "requests",
         "drift": "drift",
     }
+    shown = shown.drop(columns=[*DRIFT[1:]])
     shown = shown.rename(columns={**units, **named, "loop_lag_p99_s": "client lag p99 (ms)"})
     text = (
         "Each row is one window; requests finished and everything after it in its steady part. "
-        "Drift is the change of the token rate over it; client lag, how late the client's own "
-        "event loop was."
+        f"Drift is the change of the token rate over it, with its {DRIFT_CONFIDENCE:.0%} interval: "
+        f"only one that lies wholly beyond {DRIFT_LIMIT:.0%} voids the window; one that reaches "
+        "beyond it proves nothing. Client lag: how late the client's own event loop was."
     )
     return Table(shown, seen, text)
 
 
-def _percent(share: float) -> str:
-    return "n/a" if pd.isna(share) else f"{share:+.1%}"
+def _drift(row: Any) -> str:
+    """'+3.1% [-2.0%, +8.2%]'."""
+    point, low, high = (getattr(row, name) for name in DRIFT)
+    return "n/a" if pd.isna(point) else f"{point:+.1%} [{low:+.1%}, {high:+.1%}]"
 
 
 # --- confounds ------------------------------------------------------------------------------------
@@ -104,7 +146,7 @@ def _percent(share: float) -> str:
 def confounds(found: Frames, launches: Sequence[Launch]) -> Table:
     """What differs besides the treatment, or is true of all arms and limits what they can show."""
     rows = [
-        *_in_force_differences(found),
+        *in_force_differences(found),
         *_model_differences(launches),
         *_switched_off(launches),
         *_ordered(found),
@@ -118,7 +160,7 @@ def confounds(found: Frames, launches: Sequence[Launch]) -> Table:
 Row = tuple[str, str, str]
 
 
-def _in_force_differences(found: Frames) -> list[Row]:
+def in_force_differences(found: Frames) -> list[Row]:
     """Settings that the engine reports otherwise for one attention family than for the other."""
     named = {
         "block_size": (
@@ -177,7 +219,10 @@ def _switched_off(launches: Sequence[Launch]) -> list[Row]:
     ]
     if not off:
         return []
-    meaning = "MLA on a CPU lacks what is named, so no arm gets it: it would hide in the ratio."
+    meaning = (
+        "MLA on a CPU lacks what is named, so no arm of the study gets it: it would hide in a "
+        "ratio of families."
+    )
     return [("features off for all", ", ".join(off), meaning)]
 
 

@@ -170,7 +170,7 @@ def measured(study: Study) -> list[Shown]:
             pictures.overview(found).keep(f"{book}-overview"),
             Text(sentences.refusals(part.name, found, study.values)),
             tables.arms(found, part.launches).keep(f"{book}-arms"),
-            ledgers.verdicts(found).keep(f"{book}-verdicts"),
+            ledgers.doubts(found).keep(f"{book}-verdicts"),
         ]
     return shown
 

@@ -159,7 +159,7 @@ def table(agreements: Sequence[Agreement]) -> Table:
             "largest change of a log-probability": data["logprob_change"].map(number),
             "control": data["control"].map(number),
             "verdict": data["verdict"],
-            "text": data["text"],
+            "why": data["text"].mask(data["verdict"] == "pass", "within the limits"),
         }
     )
     return Table(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from study import estimates, families, stats, theory
+from study import estimates, families, ledgers, stats, theory
 from study.equivalence import EQUIVALENT, MARGIN, SMALL
 from study.errors import StudyError
 from study.estimates import INTERVAL, METRICS, rows_of
@@ -40,7 +40,8 @@ class Values:
 
     def percent(self, key: str, share: float) -> str:
         """A share as '95 %'."""
-        return self._put(key, {"value": float(share)}, f"{share * 100:.3g} %")
+        text = "n/a" if math.isnan(share) else f"{share * 100:.3g} %"
+        return self._put(key, {"value": float(share)}, text)
 
     def interval(self, key: str, row: Any, scale: float = 1.0) -> str:
         """A row with point, low, high and n, as 'point [low, high]'."""
@@ -64,7 +65,10 @@ class Values:
 
 def lead(name: str, found: Frames, launches: Sequence[Launch], values: Values) -> str:
     """One paragraph: the attention effect, the cache, and how much of it can be trusted."""
-    said = [_lead_attention(name, found, values), _lead_cache(name, launches, values)]
+    said = [
+        _lead_attention(name, found, values) + _held_too(name, found, values),
+        _lead_cache(name, launches, values),
+    ]
     seen = estimates.windows(found)
     valid = values.count(f"{name}.lead.windows.valid", int((seen["verdict"] == "valid").sum()))
     asked = values.count(f"{name}.lead.windows.asked", len(estimates.planned(launches)))
@@ -92,6 +96,15 @@ def _lead_attention(name: str, found: Frames, values: Values) -> str:
         f"taken over dense layers and mixtures{_one_block(main)}."
         + "".join(f" On `{workload}` no block is complete." for workload in missing)
     )
+
+
+def _held_too(name: str, found: Frames, values: Values) -> str:
+    """What the engine sets otherwise for one family than for the other: a ratio holds it."""
+    differing = [what for what, *_ in ledgers.in_force_differences(found)]
+    if not differing:
+        return ""
+    said = values.label(f"{name}.lead.held_too", ", ".join(differing))
+    return f" That ratio holds more than attention: with the family the engine changes {said}."
 
 
 def _both(key: str, pair: Any, values: Values) -> str:
@@ -161,14 +174,20 @@ def _many(key: str, n: int, noun: str, values: Values) -> str:
 def _unjudged(name: str, found: Frames, values: Values) -> str:
     if found.judgements.empty:
         return ""
-    unproven = found.unproven()
-    if unproven.empty:
+    if found.unproven().empty:
         return " Every gate could judge every valid window."
-    said = values.count(f"{name}.windows.unproven", len(unproven))
-    return (
-        f" In {said} of the valid ones at least one gate could not judge: they are not refuted, "
-        "but not fully proven either."
-    )
+    return f" {unsure(f'{name}.windows.unproven', found, values)}{NOT_PROVEN}"
+
+
+NOT_PROVEN = ": they are not refuted, but not fully proven either."
+
+
+def unsure(key: str, found: Frames, values: Values) -> str:
+    """In how many of the valid windows a gate could not judge; some must be."""
+    valid, unproven = (found.windows["verdict"] == "valid").sum(), len(found.unproven())
+    said = values.count(key, unproven)
+    many = "all" if unproven == valid else said
+    return f"In {many} of the valid ones at least one gate could not judge"
 
 
 def refusals(name: str, found: Frames, values: Values) -> str:
@@ -177,15 +196,12 @@ def refusals(name: str, found: Frames, values: Values) -> str:
     told = told[told["outcome"] != "measured"]
     if told.empty:
         return "Every arm was measured."
-    lines = [
-        f"- `{values.label(f'{name}.arm.{row.arm}', row.arm)}`: {row.outcome}"
-        + (
-            f": {values.label(f'{name}.reason.{row.arm}', _plain(row.reason))}"
-            if row.reason
-            else ""
-        )
-        for row in rows_of(told)
-    ]
+    lines = []
+    for (outcome, reason), group in told.groupby(["outcome", "reason"], sort=False):
+        arms = [f"`{values.label(f'{name}.arm.{arm}', arm)}`" for arm in group["arm"]]
+        key = f"{name}.reason.{group['arm'].iloc[0]}"
+        why = f": {values.label(key, _plain(str(reason)))}" if reason else ""
+        lines.append(f"- {', '.join(arms)}: {outcome}{why}")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,8 +45,9 @@ class Table:
         return self
 
     def _repr_html_(self) -> str:
-        if self.shown.empty:
-            return f'<p class="missing">{html.escape(self.caption)}</p>'
+        if self.shown.empty:  # without numbers something is missing; with them the caption says all
+            kind = "missing" if self.data.empty else "table-caption"
+            return f'<p class="{kind}">{html.escape(self.caption)}</p>'
         wordy = self.shown.iloc[:, -1].astype(str).str.len().max() > WORDY
         few = self.shown.shape[1] <= FEW  # columns; in a wide table only the last one may wrap
         classes = f"tidy {'wordy' if few else 'ends-in-words'}" if wordy else "tidy"
@@ -129,7 +130,7 @@ def arms(found: Frames, launches: Sequence[Launch]) -> Table:
         {
             "arm": data["arm"],
             "outcome": data["outcome"],
-            "launches": data["launches"],
+            "launches asked for": data["launches"],
             "attention back end": data["attention_backend"],
             "mixture back end": data["moe_backend"],
             "block size": [reported(size, "{:.0f}".format) for size in data["block_size"]],
@@ -139,7 +140,6 @@ def arms(found: Frames, launches: Sequence[Launch]) -> Table:
             ],
             "KV capacity in tokens: engine | arithmetic": _beside(*capacity),
             "ready after (s)": [reported(value, number) for value in data["ready_s"]],
-            "reason": data["reason"],
         }
     )
     return Table(
@@ -238,7 +238,7 @@ def results(found: Frames, launches: Sequence[Launch]) -> Table:
         text = (
             "Point and interval over launches per cell; n counts launches with a valid window, "
             "void the windows that a gate refused. Median latencies are the median of each "
-            "window, then the mean over launches."
+            "window, then the geometric mean over launches."
         )
         methods = data.loc[data["n"] > 1, ["confidence", "method"]].drop_duplicates()
         text += "".join(
@@ -271,8 +271,8 @@ def comparisons(found: Frames) -> Table:
         }
         for row in rows_of(data)
     ]
-    return Table(
-        pd.DataFrame(rows),
+    return ratios(
+        rows,
         data,
         f"MLA against GQA inside blocks. {_methods(data)} GQA and MLA are over the same blocks; "
         "a dropped block lacked a valid window of one of the two. The p-value and the interval "
@@ -308,6 +308,14 @@ def compared(
         "blocks": row.n,
         "dropped": row.dropped,
     }
+
+
+def ratios(rows: Sequence[Mapping[str, object]], data: pd.DataFrame, text: str) -> Table:
+    """The table of ratios `data` as the cells of `rows`; one sentence where no block has any."""
+    if len(data) and not (data["n"] > 0).any():
+        text = f"No block has a valid window of both sides, so none of {len(data)} ratios is known."
+        return Table(pd.DataFrame(), data, text)
+    return Table(pd.DataFrame(rows), data, text)
 
 
 def absolute(row: Any, side: str) -> str:
@@ -353,8 +361,9 @@ def effects(found: Frames) -> Table:
         shown,
         data,
         "Effects of the two factors as ratios; absolute values stand in the table of results. "
-        "A main effect is the mean of its two ratios; the interaction is MLA / GQA in mixtures "
-        f"over MLA / GQA in dense models, and is one when the factors act independently. "
+        "A main effect is the geometric mean of its two ratios; the interaction is MLA / GQA "
+        "in mixtures over MLA / GQA in dense models, and is one when the factors act "
+        "independently. "
         f"{_methods(data)}",
     )
 

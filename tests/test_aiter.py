@@ -233,7 +233,7 @@ def test_a_start_stands_beside_the_compile_cache_that_it_found(engine: Setup) ->
     assert list(table.shown["compile cache before it (files)"]) == ["2 · 3 · 4"] * 2
     values = Values()
     assert (
-        "ready after **20.0 [20.0, 20.0] s** more than the baseline's 26.0 s"
+        "ready **20.0 [20.0, 20.0] s** later than the baseline, which takes 26.0 s"
         in aiter_sentences.start(part, values)
     )
     unknown = aiter_tables.starts(replace(part, records=()))
@@ -382,6 +382,17 @@ def test_few_launches_carry_no_ratio_of_spreads_and_the_text_says_so(
     assert most == pytest.approx(aiter_estimates.by_chance(count))
     caption = aiter_forest.spreads(part.found, part.launches).caption
     assert ("carries next to nothing" in caption) == idle
+    assert f"n = {count} launches an arm" in caption and "against" not in caption
+
+
+def test_a_spread_of_which_nothing_is_known_is_not_told_to_its_last_digit(engine: Setup) -> None:
+    engine("cpu")
+    asked = asked_for(launches=2, switches=["compile"], **SHORT)
+    noise = {"eager": 0.3}
+    found = planted(measured(asked), lambda r: 900 * np.exp(noise.get(r.setting, 0.01) * r.block))
+    table = aiter_tables.spreads(found, stub.launches(asked))
+    assert table.data["baseline_high"].max() > 1e6  # as a share
+    assert table.shown["baseline: coefficient of variation"][0].endswith("> 21\u202f500]")
 
 
 def test_one_block_draws_its_points_and_says_that_they_have_no_interval(engine: Setup) -> None:

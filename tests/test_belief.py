@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pandas as pd
+from dataclasses import replace
 
+import pandas as pd
+from simulate import simulate
+
+from study import ledgers, validity
 from study.chapters import belief
 from study.frames import Frames
 from study.sentences import Values
@@ -32,8 +36,24 @@ def test_windows_are_counted_by_what_is_proven() -> None:
     assert "1 of all is a second try" in belief.verdicts(found(), values)
     counted = {key.removeprefix("belief."): one["value"] for key, one in values.known.items()}
     assert counted == {
-        "windows": 3, "valid": 2, "void": 1, "gates": 2, "unproven": 1, "again": 1,
+        "windows": 3, "valid": 2, "void": 1, "gates": 2, "unproven": 1, "unproven.most_often": 1,
+        "again": 1,
     }  # fmt: skip
+
+
+def test_where_none_is_fully_proven_that_is_said() -> None:
+    seen = found()
+    opened = seen.judgements.assign(verdict="cannot judge")
+    said = belief.verdicts(replace(seen, judgements=opened), Values())
+    assert "In all of the valid ones at least one gate could not judge" in said
+    closed = seen.judgements.assign(verdict="pass")
+    said = belief.verdicts(replace(seen, judgements=closed), Values())
+    assert said.endswith("Every gate could judge every valid one.")
+
+
+def test_every_gate_says_what_it_asks() -> None:
+    judged = validity.judge_window(simulate("any"))
+    assert {said.gate for said in judged} == set(ledgers.ASKS)
 
 
 def test_the_bars_show_window_gates_only() -> None:
@@ -51,6 +71,23 @@ def test_levels_that_are_one_load_are_named() -> None:
     table = belief.distinct(Frames(pd.DataFrame(), seen, pd.DataFrame()))
     assert table.data["verdict"].tolist() == ["fail"]
     assert "16 and 32 are one and the same load" in table.data["text"][0]
+    assert table.shown["verdict"].tolist() == ["fail"] and "0 of 1" in table.caption
+    sound = seen.assign(requests_s=[4.0, 8.0, 16.0])
+    table = belief.distinct(Frames(pd.DataFrame(), sound, pd.DataFrame()))
+    assert table.shown.empty and table.data["verdict"].tolist() == ["pass"]
+    assert "1 of 1" in table.caption and 'class="missing"' not in table._repr_html_()
+
+
+def test_of_an_experiment_only_what_is_in_doubt_is_shown() -> None:
+    seen = found()
+    sound = seen.judgements.iloc[:1].assign(gate="times")
+    with_one = replace(seen, judgements=pd.concat([seen.judgements, sound], ignore_index=True))
+    table = ledgers.doubts(with_one)
+    assert set(table.shown["gate"]) == {"errors", "steady_part", "percentile_supported"}
+    assert "Passed everywhere: times." in table.caption
+    pd.testing.assert_frame_equal(table.data, ledgers.verdicts(with_one).data)
+    alone = ledgers.doubts(replace(seen, judgements=sound))
+    assert alone.shown.empty and alone.caption == "Every gate passed everywhere: times."
 
 
 def test_nothing_measured_is_said() -> None:

@@ -283,6 +283,15 @@ def test_a_capacity_that_differs_is_said_per_size() -> None:
     assert values.known["block_size.capacity.gqa-dense.tokens.2"]["value"] == 400000
 
 
+def test_memory_that_is_the_same_to_the_eye_is_said_once() -> None:
+    """Whole blocks of one family and of the other end some bytes apart."""
+    said = {f"mla-dense-block{size}": {"kv_cache_bytes": str(2**31 - 9216)} for size in (1, 16)}
+    data = found(ASKED, said)
+    assert data.launches["kv_cache_bytes"].nunique() == 2
+    caption = tables.capacity(data, stub.launches(ASKED)).caption
+    assert caption.startswith("KV cache of 2 GiB. ")
+
+
 def outputs(odd: str = "") -> pd.DataFrame:
     """Of two blocks; the same for all arms of a block but the odd one."""
 

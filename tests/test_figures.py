@@ -313,15 +313,28 @@ def test_results_say_void_rejected_or_not_measured() -> None:
     assert len(shown) == 4 * 2 * 3
 
 
+def test_where_nothing_can_be_compared_a_sentence_stands_for_the_table() -> None:
+    asked = stub.experiment(levels=[1])
+    of_mla = [arm.name for arm in asked.arms() if arm.factors["attention"] == "mla"]
+    lost = [(arm, workload.name, 1, block) for arm in of_mla for block in range(asked.launches)
+            for workload in asked.workloads]  # fmt: skip
+    table = tables.comparisons(stub.frames(asked, void=lost))
+    assert table.shown.empty and len(table.data) == len(lost) // asked.launches * 3  # metrics
+    assert f"none of {len(table.data)} ratios is known" in table.caption
+    one_left = tables.comparisons(stub.frames(asked, void=lost[1:]))
+    assert len(one_left.shown) == len(table.data)
+
+
 def test_no_ratio_stands_without_its_base(whole: Frames) -> None:
     shown = tables.comparisons(whole).shown
     compared = shown[shown["blocks"] > 0]
     assert compared[["GQA", "MLA"]].apply(lambda column: column.str.match(r"\d")).all().all()
 
 
-def test_the_engines_words_reach_the_table_escaped(launches: tuple[Launch, ...]) -> None:
+def test_the_engines_words_reach_the_table_escaped() -> None:
     found = stub.frames(TWO_DEPTHS, rejected={"mla-moe-8": "ValueError: <bad> & worse"})
-    html = tables.arms(found, launches)._repr_html_()
+    told = estimates.outcomes(found)
+    html = tables.Table(told, told, "What became of each arm.")._repr_html_()
     assert "ValueError: &lt;bad&gt; &amp; worse" in html and "<bad>" not in html
 
 

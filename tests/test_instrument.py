@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,9 +54,15 @@ def second_files(asked: Sequence[Launch], outcome: str = "measured") -> Seconds:
     )  # fmt: skip
 
 
-def part(launches: int = 3, *, calibrated: bool = True, noise: float = 0.03) -> Part:
+def part(
+    launches: int = 3,
+    *,
+    calibrated: bool = True,
+    noise: float = 0.03,
+    void: Collection[stub.Cell] = (),
+) -> Part:
     asked = Instrument.of({**SHORT, "launches": launches})
-    found, planned = stub.frames(asked, noise=noise), stub.launches(asked)
+    found, planned = stub.frames(asked, noise=noise, void=void), stub.launches(asked)
     points = calibration()
     added = ("ttft_error_p99_ms", "ttft_added_p99_ms", "itl_error_p99_ms", "server_late_p99_ms")
     points.points[[*added, "ttft_error_median_ms", "in_flight_mean"]] = 2.0
@@ -134,6 +140,12 @@ def test_one_launch_carries_no_interval_and_the_text_says_so() -> None:
     floor = instrument_estimates.noise_floor(seen.found, seen.launches)
     assert floor["spread"].isna().all() and floor["shown"].isna().all()
     assert floor["farthest"].notna().all()
+
+
+def test_a_cell_that_one_block_is_left_of_can_show_no_difference() -> None:
+    seen = part(3, void=[("gqa-dense-a", "short", 4, block) for block in (0, 1)])
+    text = instrument_sentences.noise_floor(seen, Values())
+    assert "a cell of one block can show none" in text and "nan" not in text
 
 
 def test_every_window_says_what_it_allows_its_client_to_add() -> None:

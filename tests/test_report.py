@@ -100,6 +100,18 @@ def test_refusals_are_in_the_engines_own_words() -> None:
     assert sentences.refusals("architecture", FOUND["whole"], Values()) == "Every arm was measured."
 
 
+def test_a_reason_is_said_once_for_all_arms_and_blocks_that_share_it() -> None:
+    found = stub.frames(ASKED, rejected={"mla-dense-4": REFUSAL, "mla-moe-4": REFUSAL})
+    rows = found.launches
+    later = (rows["outcome"] == "rejected") & (rows["block"] > 0)
+    rows.loc[later, "reason"] += " (asked in block 1; not asked again)"
+    text = sentences.refusals("architecture", found, Values())
+    both = "`mla-dense-4`, `mla-moe-4`: rejected", "`mla-moe-4`, `mla-dense-4`: rejected"
+    assert any(one in text for one in both)
+    assert len(text.splitlines()) == 1 and text.count(REFUSAL.split("`")[0]) == 1
+    assert "not asked again" in text
+
+
 # --- sections -------------------------------------------------------------------------------------
 
 

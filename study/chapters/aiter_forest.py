@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,6 +36,7 @@ from study.style import (
 LINE_IN = 0.3
 TICKS = (1, 2, 0.5, 5, 0.2, 10, 0.1, 20, 0.05, 1.5, 0.7, 3, 0.3, 1.2, 0.8, 1.1, 0.9)  # wanted most
 APART = 0.16  # of the axis, that two ticks must be
+COUNTS = re.compile(r", \d+ against \d+ launches")  # of a method: they differ from row to row
 
 
 def ratios(found: Frames, launches: Sequence[Launch]) -> Drawn:
@@ -80,16 +82,24 @@ def spreads(found: Frames, launches: Sequence[Launch]) -> Drawn:
         band = Patch(color=GRID, label=f"equal spreads, n = {least} launches each")
         dot = Line2D([], [], color=INK, linestyle="", marker="o", label="ratio, F interval")
         legend(figure, [dot, band])
-    methods = "; ".join(dict.fromkeys(known["method"]))
     text = (
         f"Launch-to-launch spread of {METRICS[HEADLINE].name.lower()} (standard deviation of its "
-        f"logarithm), treatment over baseline. Bars: {stats.CONFIDENCE * 100:g} % {methods}. It "
+        f"logarithm), treatment over baseline. Bars: {_spread_words(known)}. It "
         "assumes normal log values and is sensitive to that. Grey: where "
         f"{stats.CONFIDENCE * 100:g} % of ratios lie when both spreads are equal (n = {least}). "
     )
     if least < ENOUGH:
         text += f"Below {ENOUGH} launches an arm, such a ratio carries next to nothing. "
     return Drawn(figure, frame, text + _twice_words(frame) + left_out(found).strip())
+
+
+def _spread_words(known: pd.DataFrame) -> str:
+    """'95 % F interval ..., n = 2 to 3 launches an arm': what the rows share, then their counts."""
+    methods = dict.fromkeys(COUNTS.sub("", method) for method in known["method"])
+    counts = known[["treatment_n", "baseline_n"]].astype(int).to_numpy()
+    least, most = counts.min(), counts.max()
+    n = f"{least} to {most}" if least < most else f"{least}"
+    return f"{stats.CONFIDENCE * 100:g} % {' or '.join(methods)}, n = {n} launches an arm"
 
 
 def _nothing_compared(found: Frames) -> str:

@@ -154,8 +154,8 @@ def start(part: Part, values: Values) -> str:
         key = f"{part.name}.ready.{pair.treatment}"
         mean_s = float(ready.loc[ready["arm"] == pair.baseline, "ready_s"].mean())
         lines.append(
-            f"- {_pair(part, pair, values)}: ready after **{values.interval(key, said)} s** more "
-            f"than the baseline's {values.number(f'{key}.baseline_s', mean_s)} s"
+            f"- {_pair(part, pair, values)}: ready **{values.interval(key, said)} s** later than "
+            f"the baseline, which takes {values.number(f'{key}.baseline_s', mean_s)} s"
             f"{'; one start of each shows no difference' if said.n == 1 else ''}."
         )
     return "\n".join(lines)

@@ -46,7 +46,8 @@ def settings(part: Part) -> Table:
     named |= {"moe_backend": "mixture back end", "rms_norm": "RMS norm preferred"}
     named |= {"aiter": "AITER kernels"} if MASTER in asked else {}
     named |= {name: _short(name) for name in said if name in asked}
-    shown = data[["arm", "outcome", "launches"]].assign(
+    first = data[["arm", "outcome", "launches"]]
+    shown = first.rename(columns={"launches": "launches asked for"}).assign(
         **{
             label: [
                 value if ran in RAN else ran
@@ -181,7 +182,5 @@ def _variation(row: Mapping[str, Any], side: str) -> str:
     """'3.1 % [1.9, 7.8]', or that there is none."""
     if pd.isna(row[f"{side}_point"]):
         return "n/a"
-    point, low, high = (row[f"{side}_{name}"] * 100 for name in LIMITS)
-    if pd.isna(low):
-        return f"{number(point)} %"
-    return f"{number(point)} % [{number(low)}, {number(high)}]"
+    point, limits = interval(*(row[f"{side}_{name}"] * 100 for name in LIMITS)).partition(" ")[::2]
+    return f"{point} % {limits}".rstrip()

@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from study import ledgers, statements
+from study import ledgers, sentences, statements
 from study.chapter import Part, Shown, Text
 from study.frames import Frames
 from study.sentences import Values
@@ -49,16 +49,13 @@ def verdicts(found: Frames, values: Values) -> str:
         return "No window was measured, so there is nothing to believe or to doubt."
     judged = found.judgements[found.judgements["scope"] == "window"]
     valid = found.windows[found.windows["verdict"] == "valid"]
-    unproven = found.unproven()
     all_windows = values.count("belief.windows", len(found.windows))
     valid_ones = values.count("belief.valid", len(valid))
     void = values.count("belief.void", len(found.windows) - len(valid))
     gates_asked = values.count("belief.gates", judged["gate"].nunique())
-    unsure = values.count("belief.unproven", len(unproven))
     return (
         f"Each of {all_windows} windows was judged by {gates_asked} gates: **{valid_ones} are "
-        f"valid** and {void} void{_second_tries(found, values)}. In {unsure} of the valid ones at "
-        f"least one gate could not judge{_most_often(unproven)}."
+        f"valid** and {void} void{_second_tries(found, values)}. {_unsure(found, values)}"
     )
 
 
@@ -70,19 +67,39 @@ def _second_tries(found: Frames, values: Values) -> str:
     return f"; {said} of all {tries} at a void one, on the same launch" if again else ""
 
 
-def _most_often(unproven: pd.DataFrame) -> str:
-    """Which gate it was that could not judge most of them."""
+def _unsure(found: Frames, values: Values) -> str:
+    """How many valid windows are not fully proven, and which gate could not judge most of them."""
+    unproven = found.unproven()
     if unproven.empty:
-        return ""
-    return f", most often `{unproven['gates'].explode().mode().iloc[0]}`"
+        values.count("belief.unproven", 0)
+        any_valid = (found.windows["verdict"] == "valid").any()
+        return (
+            "Every gate could judge every valid one." if any_valid else "None is left to believe."
+        )
+    gates = unproven["gates"].explode()
+    often = gates.mode().iloc[0]
+    which = values.count("belief.unproven.most_often", int((gates == often).sum()))
+    return (
+        f"{sentences.unsure('belief.unproven', found, values)}, most often `{often}` ({which})"
+        f"{sentences.NOT_PROVEN}"
+    )
 
 
 def distinct(found: Frames) -> Table:
-    """A row per load curve: are its levels different loads?"""
+    """Are the levels of each load curve different loads? A row per curve where that did not pass.
+
+    The data hold every curve.
+    """
     data = statements.judged(found.windows)
-    shown = data[["of", "verdict", "text"]].rename(columns={"of": "arm, workload"})
-    text = "Gate distinct_levels, of scope claim: two levels with the same rate and E2E are one."
-    return Table(shown, data, text if len(data) else "No arm has two valid levels to compare.")
+    if data.empty:
+        return Table(data, data, "No arm has two valid levels to compare.")
+    passed = data["verdict"] == "pass"
+    shown = data.loc[~passed, ["of", "verdict", "text"]].rename(columns={"of": "arm, workload"})
+    text = (
+        "Gate distinct_levels, of scope claim: two levels with the same rate and E2E are one. "
+        f"It passed for {passed.sum()} of {len(data)} load curves."
+    )
+    return Table(shown, data, text)
 
 
 def gates(found: Frames) -> Drawn:

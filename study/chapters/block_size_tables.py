@@ -14,7 +14,7 @@ from study.figures import interval_words
 from study.frames import Frames
 from study.plan import Launch
 from study.style import spelled
-from study.tables import Table, compared, count, reported, verdict_words
+from study.tables import Table, compared, count, ratios, reported, verdict_words
 
 
 def answers(found: Frames) -> Table:
@@ -74,7 +74,7 @@ def comparisons(found: Frames) -> Table:
         f"end, inside blocks. {made}Both absolute values are adjusted to the same blocks; a "
         f"dropped block lacked a valid window of one of the two. {verdict_words()} "
     )
-    return Table(pd.DataFrame(rows), data, " ".join([said + backend_words(data), *_alone(found)]))
+    return ratios(rows, data, " ".join([said + backend_words(data), *_alone(found)]))
 
 
 def _alone(found: Frames) -> list[str]:
@@ -102,9 +102,8 @@ def capacity(found: Frames, launches: Sequence[Launch]) -> Table:
             "such requests held": data["requests"].map(count),
         }
     )
-    memory = " or ".join(
-        f"{size / 2**30:.3g} GiB" for size in data["cache_bytes"].dropna().unique()
-    )
+    each = [f"{size / 2**30:.3g} GiB" for size in data["cache_bytes"].dropna()]
+    memory = " or ".join(dict.fromkeys(each))
     return Table(
         shown,
         data,

@@ -279,9 +279,12 @@ def lead(table: pd.DataFrame, found: tuple[compat_rules.Found, ...], values: Val
         versions = values.label(
             "compatibility.confounded", ", ".join(dict.fromkeys(confound["version"]))
         )
+        asked = confound["asked_block"].astype(str)
+        sizes = values.label("compatibility.confounded.sizes", " or ".join(dict.fromkeys(asked)))
         said.append(
-            f"In {versions}, on ROCm with no back end named and AITER off, "
-            "`--block-size` alone moves MLA from Triton's back end to AITER's."
+            f"In {versions}, on ROCm with no back end named and AITER off, `--block-size {sizes}` "
+            "alone moves MLA from Triton's back end to AITER's, which takes some numbers of heads "
+            "and refuses others."
         )
     said.append(
         "Of the rules that articles state: "

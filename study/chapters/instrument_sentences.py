@@ -18,6 +18,10 @@ from study.gates.headroom import GATE, RATE_FACTOR
 from study.nullloads import GRID
 from study.sentences import Values
 
+ENGINE_CLOCK = (
+    "The engine's clock of TTFT starts when a request has come through the API server, and stops "
+    "before the answer goes back through it; the client's holds both ways."
+)
 ONE_BLOCK = "one block carries no interval, and no test"
 
 
@@ -41,7 +45,7 @@ def client(part: Part, values: Values) -> str:
         f"{where}: at levels {_to(levels)} and {_to(rates)} chunks/s the client adds "
         f"**{_to(ttft)} ms** of its own to the median TTFT, and its ITL is **{_to(itl)} ms** "
         f"(median) off the gap that was. The pace was held in {said} of "
-        f"{values.count(f'{key}.loads', len(grid))} loads. " + _breaking(part, values)
+        f"{values.count(f'{key}.loads', len(grid))} loads of the grid. " + _breaking(part, values)
     )
 
 
@@ -77,8 +81,8 @@ def headroom(part: Part, values: Values) -> str:
         for verdict, n in of["verdict"].value_counts().items()
     )
     return (
-        f"Headroom of the client (gate `{GATE}`), by window: {said}. The chunk rate of a window "
-        f"must stay below the rate that was kept, divided by "
+        f"Headroom of the client (gate `{GATE}`), by window of this chapter: {said}. The chunk "
+        f"rate of a window must stay below the rate that was kept, divided by "
         f"{values.number(f'{part.name}.headroom.factor', RATE_FACTOR)}."
     )
 
@@ -96,7 +100,7 @@ def second(part: Part, values: Values) -> str:
             lines.append(f"- {COMPARISONS[row.comparison]} ({place}): no valid window.")
             continue
         lines.append(f"- {COMPARISONS[row.comparison]} ({place}): **{values.interval(key, row)}**")
-    return "\n".join([*lines, "", *_reasons(part, values)])
+    return "\n".join([*lines, "", ENGINE_CLOCK, *_reasons(part, values)])
 
 
 def _outcomes(part: Part, values: Values) -> str:
@@ -173,8 +177,10 @@ def noise_floor(part: Part, values: Values) -> str:
             said.append(f"{name} {far} at most")
         else:
             spread = values.percent(f"{key}.spread", row.spread)
-            least = values.percent(f"{key}.shown", row.shown)
-            said.append(f"{name} {spread} (so that these blocks could show {least})")
+            least = f"these blocks could show {values.percent(f'{key}.shown', row.shown)}"
+            if math.isnan(row.shown):  # of one of its cells
+                least = "a cell of one block can show none"
+            said.append(f"{name} {spread} ({least})")
     if frame["spread"].isna().all():
         return f"One pair of launches of one server differed by: {'; '.join(said)}; {ONE_BLOCK}."
     return (

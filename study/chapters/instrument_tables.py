@@ -14,7 +14,7 @@ from study.estimates import METRICS, of_metrics, rows_of
 from study.experiments.instrument import TWINS
 from study.figures import interval_words
 from study.style import spelled
-from study.tables import Table, compared, count, interval, number
+from study.tables import Table, compared, count, interval, number, ratios
 
 SEVERAL = {"launch": "launches", "window": "windows", "request": "requests"}
 NO_SECOND = "No window was given to a second instrument."
@@ -27,10 +27,10 @@ def calibration(part: Part) -> Table:
         return Table(data, data, NO_CALIBRATION)
     errors = {
         "TTFT error, median (ms)": data["ttft_error_median_ms"],
-        "its own part": data["ttft_added_median_ms"],
-        "p99 (ms)": data["ttft_added_p99_ms"],
+        "own part, median (ms)": data["ttft_added_median_ms"],
+        "own part, p99 (ms)": data["ttft_added_p99_ms"],
         "ITL error, median (ms)": data["itl_error_median_ms"],
-        "p99 (ms) ": data["itl_error_p99_ms"],
+        "ITL error, p99 (ms)": data["itl_error_p99_ms"],
         "server late, p99 (ms)": data["server_late_p99_ms"],
     }
     shown = pd.DataFrame(
@@ -107,7 +107,8 @@ def agreement(part: Part) -> Table:
             "launches": data["n"],
         }
     )
-    text = f"Geometric means over launches of ratios inside one launch; {interval_words(data)}."
+    text = "Geometric means over launches of ratios inside one launch. "
+    text += f"Intervals: {interval_words(data)}."
     return Table(shown, data, text)
 
 
@@ -127,8 +128,8 @@ def twins(part: Part) -> Table:
     ]
     known = data[data["n"] > 0]
     text = "The same server under two names, inside blocks."
-    text += f" Bars: {interval_words(known, 'blocks')}." if len(known) else ""
-    return Table(pd.DataFrame(rows), data, text.replace("Bars", "Intervals"))
+    text += f" Intervals: {interval_words(known, 'blocks')}." if len(known) else ""
+    return ratios(rows, data, text)
 
 
 def noise_floor(part: Part) -> Table:

@@ -9,7 +9,7 @@ import pandas as pd
 from study import estimates, same_output, sentences, tables
 from study.chapter import Part, Shown, Text
 from study.chapters import offload_bytes, offload_estimates, offload_figures, offload_tables
-from study.chapters.offload_estimates import COLD, OFF, RESTORED, TTFT
+from study.chapters.offload_estimates import COLD, MEMORY, OFF, RESTORED, TTFT
 from study.chapters.offload_figures import SOURCE_WORDS
 from study.estimates import METRICS, rows_of
 from study.figures import interval_words
@@ -207,6 +207,8 @@ def _tokens(key: str, row: Any, values: Values) -> str:
         if (tokens := getattr(row, f"{source}_tokens")) > 0
     ]
     intended = "as intended" if row.came_from == row.intended else f"intended was: {row.intended}"
+    if row.workload == MEMORY != row.intended:
+        intended += ", for this engine keeps no prefix cache in memory for the model"
     return f"of {every} prompt tokens in `{row.workload}`, {' and '.join(parts)} ({intended})"
 
 

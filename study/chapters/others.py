@@ -84,6 +84,7 @@ def by_gate(found: Sequence[Audited]) -> Table:
     named = last.assign(verdict=[VERDICTS[at] for at in last["verdict"]])
     data = named.groupby(["gate", "verdict"]).size().unstack(fill_value=0)
     data = data.reindex(columns=list(VERDICTS), fill_value=0).reset_index()
+    data.columns.name = None
     shown = data.rename(columns={"gate": "Gate", "pass": "Pass", "fail": "Fail"})
     return Table(
         shown.rename(columns={"cannot judge": "Cannot judge"}),

@@ -34,8 +34,10 @@ from study.tables import Table, compared, count, interval, number
 
 CAUTION = (
     "Beyond its knee a server answers no more requests a second, only each of them later: what "
-    "exceeds it belongs in a queue in front of the server, or on another one. A knee is that of "
-    "these lengths, this engine and this machine, and of the tested levels."
+    "exceeds it belongs in a queue in front of the server, or on another one. Where the batch "
+    "limit ends the rise, the study set it (`max_num_seqs`): a larger batch may move the knee, as "
+    "far as compute and cache let it. A knee is that of these lengths, this engine and this "
+    "machine, and of the tested levels."
 )
 
 
@@ -59,7 +61,7 @@ def results(part: Part, values: Values) -> list[Shown]:
         ),
         figures.throughput(part).keep(f"{book}-throughput"),
         knee_table(part).keep(f"{book}-knees"),
-        Text("#### What more requests in flight cost\nAt the knee and at the highest level."),
+        Text("#### What more requests in flight cost\nAbove the knee, and at the highest level."),
         figures.latency(part).keep(f"{book}-latency"),
         cost_table(part).keep(f"{book}-costs"),
         figures.trade_off(part).keep(f"{book}-trade-off"),
@@ -123,8 +125,9 @@ def _knee(key: str, row: Any, values: Values) -> str:
     there = values.interval(f"{key}.knee", row)
     share = values.percent("saturation.share", knee.SHARE)
     most = values.number(f"{key}.maximum_tok_s", row.maximum_tok_s)
-    text = f"throughput stops rising at **{there}** in flight ({share} of the maximum, which for "
-    text += f"all launches pooled is {most} output tok/s)"
+    text = f"throughput stops rising at **{there}** in flight ({share} of the fitted maximum, "
+    text += f"{most} output tok/s"
+    text += " for all launches pooled)" if row.launches > 1 else ")"
     if row.void_near:
         near = values.label(f"{key}.void_near", row.void_near)
         text += f"; near it every window of level {near} is void, so it might lie elsewhere"
@@ -190,7 +193,7 @@ def _gauges(key: str, row: Any, values: Values) -> str:
     use = values.percent(f"{key}.kv_use", row.kv_use_max)
     preempted = values.number(f"{key}.preemptions", row.preemptions)
     meaning = {
-        BATCH_LIMIT: "As many are in flight as the batch holds; every further request waits.",
+        BATCH_LIMIT: "As many run as the batch holds; every further request waits.",
         KV_CACHE: "The cache is full, and every further request waits for room in it.",
         ADMISSION: "Neither limit is met, and yet many wait to be taken in: their prompts queue "
         "for room in a step (`max_num_batched_tokens`), or for the prefill itself.",
@@ -287,17 +290,18 @@ def cost_table(part: Part) -> Table:
             "workload": row.workload,
             "metric": METRICS[row.metric].label,
             "levels": f"{row.at_level:.0f} → {row.top_level:.0f}",
-            **compared(row, "at the knee", "at the highest level"),
+            **compared(row, "lower level", "highest level"),
         }
         for row in rows_of(data)
     ]
     text = (
-        "The highest level against the lowest one at or above the knee, of those that most "
-        "launches measured, on the same launches. At a knee throughput is "
+        "The highest level against the lowest tested one at or above the knee, of those that most "
+        "launches measured, on the same launches. At the knee itself throughput is "
         f"{knee.SHARE:.0%} of its fitted maximum, so what tells is the price in TTFT and TPOT. "
     )
     paired = data[data["n"] > 0]
-    text += f"Ratios: {interval_words(paired, 'blocks')}." if len(paired) else "No block has both."
+    made = f"Intervals: {interval_words(paired, 'blocks')}."
+    text += made if len(paired) else "No block has both."
     return Table(pd.DataFrame(rows), data, text)
 
 

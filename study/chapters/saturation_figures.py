@@ -90,7 +90,7 @@ def trade_off(part: Part) -> Drawn:
     if frame.empty:
         return Drawn(None, frame, estimates.why_not(part.found, "No window is valid."))
     workloads = list(dict.fromkeys(frame["workload"]))
-    known, x_ms = knees(part), frame["x_point"] * 1e3
+    known, x_ms, title = knees(part), frame["x_point"] * 1e3, titles(part.found, frame)
     with look():
         figure, axes = panels(1, len(workloads), 4.0)
         for axis, workload in zip(axes[0], workloads, strict=True):
@@ -100,7 +100,7 @@ def trade_off(part: Part) -> Drawn:
             log_axis(axis, *log_limits(*(frame[f"y_{side}"] for side in LIMITS)))
             log_axis(axis, x_ms.min() / 1.25, x_ms.max() * 1.35, along="x")
             axis.set_xlabel("TPOT, median (ms)")
-            axis.set_title(workload)
+            axis.set_title(title[workload])
         axes[0][0].set_ylabel("Output throughput (tok/s)")
         legend_of(figure, frame, known, lines=False, marked=True)
     text = (

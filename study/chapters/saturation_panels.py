@@ -97,7 +97,7 @@ def path(axis: Axes, frame: pd.DataFrame, row: Any) -> None:
         axis.annotate(
             ", ".join(levels),
             (along * 1e3, up),
-            xytext=(7, -12),
+            xytext=(7, 6 if row.attention == "gqa" else -12),  # so that two families' do not meet
             textcoords="offset points",
             color=style["color"],
             size=8.5,

@@ -93,8 +93,8 @@ def one_device(values: Values) -> str:
     return (
         f"An instance of {values.label('theory.mi355x.model', MODEL)} in "
         f"{values.label('theory.mi355x.format', size.format)} does not fit one MI355X: its weights "
-        f"alone are {weights} GB, the device has {memory} GB. The smallest layout of a node that "
-        f"holds it is {replicas} replicas of {each} devices."
+        f"alone are {weights} GB, the device has {memory} GB. The smallest replica takes {each} "
+        f"devices, so a node holds {replicas}."
     )
 
 
@@ -103,6 +103,11 @@ def near(part: Part, values: Values) -> str:
     device = machine.measured()
     seen = beside.windows(part.found.windows, device)
     judged = beside.bound_respected(seen, device)
+    if not part.launches:
+        return (
+            "No model of this chapter's own was asked for in this profile. What the windows of the "
+            "other experiments reach stands beside their bounds, below."
+        )
     if device is None or judged.verdict == "cannot judge":
         return f"Not measured here: {judged.text}"
     share = values.percent("theory.nearest", float(judged.observed))
@@ -279,6 +284,8 @@ def by_arm(seen: pd.DataFrame, device: Hardware | None) -> Table:
 
 def windows(seen: pd.DataFrame, device: Hardware | None) -> Table:
     """A row per window: what was measured, its bound, and the share of it."""
+    if seen.empty:
+        return Table(seen, seen, "No model was asked for here, so there is no window to judge.")
     judged = beside.bound_respected(seen, device)
     shown = pd.DataFrame(
         {
