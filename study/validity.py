@@ -59,8 +59,11 @@ WINDOW_GATES: tuple[Callable[[WindowEvidence], Judgement], ...] = (
 )
 
 
-# What made these fail may have passed a moment later. All others tell what engine or client do.
-PASSING = frozenset({"level_reached", "steady_part", "warm", "reconciled", "machine_quiet"})
+# What made these fail may have passed a moment later. Who takes a core from the client, say, fails
+# machine_quiet and, by a late loop, client_headroom. All others tell what the engine does.
+PASSING = frozenset(
+    {"level_reached", "steady_part", "client_headroom", "warm", "reconciled", "machine_quiet"}
+)
 
 
 def judge_window(evidence: WindowEvidence) -> tuple[Judgement, ...]:

@@ -6,6 +6,7 @@ The engine here is a stand-in that can be told to go wrong; tests/test_study.py 
 from __future__ import annotations
 
 import io
+import math
 import os
 import signal
 import subprocess
@@ -26,6 +27,7 @@ from study.client import Client
 from study.engine import Command
 from study.experiment import Arm
 from study.experiments import Architecture, BlockSize, Offload
+from study.gates import headroom
 from study.run import run_experiment
 from study.store import Store
 
@@ -56,6 +58,7 @@ def fake(monkeypatch: pytest.MonkeyPatch, scratch: Path) -> Path:
     monkeypatch.setattr(platform, "engine", lambda: platform.Engine("fake", "1.0", "cpu"))
     # Whoever runs tests may do other things meanwhile; that no window is void for.
     monkeypatch.setattr(telemetry, "cpu_times", lambda: telemetry.UNKNOWN)
+    monkeypatch.setattr(headroom, "LAG_LIMIT_S", math.inf)
     # Nor is one measured twice, so that windows can be counted.
     monkeypatch.setattr(validity, "PASSING", frozenset())
     return scratch

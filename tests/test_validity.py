@@ -339,7 +339,13 @@ def test_evidence_is_not_changed_by_judging() -> None:
 
 @pytest.mark.parametrize(
     ("failing", "worth_it"),
-    [((), False), (("warm",), True), (("warm", "errors"), False), (("errors",), False)],
+    [
+        ((), False),
+        (("warm",), True),
+        (("machine_quiet", "client_headroom"), True),  # both fail where a core was taken from it
+        (("warm", "errors"), False),
+        (("errors",), False),
+    ],
 )
 def test_only_passing_reasons_are_worth_another_try(
     failing: tuple[str, ...], worth_it: bool
