@@ -7,14 +7,16 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from study.errors import StudyError
+from study.experience import NOTHING, Experience
 from study.plan import Launch
 
 DEADLINE = "STUDY_DEADLINE"  # in the environment, so that it reaches the notebooks' kernels
 UNITS_S = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 MARGIN = 1.1  # a launch is begun only if it would fit with so much to spare
+EXPERIENCED = 3  # after so many launches a machine that seems quicker than planned is believed
 
 
 def parse(text: str) -> float:
@@ -35,14 +37,13 @@ class Budget:
     """When to stop (CLOCK_REALTIME seconds; None: never), and how slow this machine has been."""
 
     deadline: float | None = None
-    _expected_s: float = field(default=0.0, init=False)
-    _took_s: float = field(default=0.0, init=False)
+    known: Experience = NOTHING
 
     @classmethod
-    def from_environment(cls) -> Budget:
+    def from_environment(cls, known: Experience) -> Budget:
         """The budget that the study as a whole was given."""
         given = os.environ.get(DEADLINE)
-        return cls(float(given) if given else None)
+        return cls(float(given) if given else None, known)
 
     @property
     def ordering(self) -> str:
@@ -59,13 +60,17 @@ class Budget:
         """Whether the launch would be over in time, by what was seen so far."""
         if self.deadline is None:
             return True
-        slowness = max(1.0, self._took_s / self._expected_s) if self._expected_s else 1.0
-        return time.time() + MARGIN * slowness * launch.expected_s <= self.deadline
+        return time.time() + MARGIN * self.slowness * launch.expected_s <= self.deadline
+
+    @property
+    def slowness(self) -> float:
+        """How much longer than planned launches take here, as far as that may be believed yet."""
+        seen = self.known.slowness
+        return seen if self.known.launches >= EXPERIENCED else max(1.0, seen)
 
     @contextmanager
     def learning(self, launch: Launch) -> Iterator[None]:
         """Compare what a launch takes with what was expected of it."""
         began = time.monotonic()
         yield
-        self._took_s += time.monotonic() - began
-        self._expected_s += launch.expected_s
+        self.known = self.known.after(time.monotonic() - began, launch.expected_s)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -206,6 +206,10 @@ class Cost:
     launches: int
     windows: int
     seconds: float
+
+    def at(self, slowness: float) -> Cost:
+        """The same on a machine that takes `slowness` times as long as planned."""
+        return replace(self, seconds=self.seconds * slowness)
 
     def __str__(self) -> str:
         return f"{self.launches} launches, {self.windows} windows, about {duration(self.seconds)}"

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TextIO
 
+from study.experience import NOTHING, Experience
 from study.experiment import WindowPlan
 from study.plan import Cost, Launch, cost, duration
 
@@ -15,12 +16,19 @@ from study.plan import Cost, Launch, cost, duration
 class Progress:
     """Says each step on a line of its own, so that a terminal, a log and a notebook read alike.
 
-    The time left is the plan's estimate, corrected by how this run has compared with it so far;
-    so is the number of windows, of which the plan knows only what a search is expected to ask for.
+    The time left is the plan's estimate, corrected by how earlier launches on this machine and this
+    run so far have compared with it; so is the number of windows, of which the plan knows only what
+    a search is expected to ask for.
     """
 
-    def __init__(self, missing: Iterable[Launch], out: TextIO | None = None) -> None:
+    def __init__(
+        self,
+        missing: Iterable[Launch],
+        out: TextIO | None = None,
+        known: Experience = NOTHING,
+    ) -> None:
         self.plan: Cost = cost(missing)
+        self._known = known
         self._out = out or sys.stdout
         self._began = time.monotonic()
         self._windows_done = 0
@@ -84,6 +92,6 @@ class Progress:
         gone = time.monotonic() - self._began
         done = self._launches_done_s + self._launch_so_far_s
         left = max(self.plan.seconds - done, 0.0)
-        if done > 60:
-            left *= gone / done
+        if self._known.expected_s + done > 60:
+            left *= self._known.after(gone, done).slowness
         return f"{duration(gone)} gone, about {duration(left)} left"

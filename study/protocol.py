@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from study import paths
 
 VERSION = 7
-DIGEST = "2304dfe35a3abda6"
+DIGEST = "4cf5b019308dc11a"
 
 # The modules between an arm and its raw data.
 MEASURING = (

@@ -8,7 +8,17 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from study import budget, calibration, notebooks, paths, plan, platform, profiles, standing
+from study import (
+    budget,
+    calibration,
+    experience,
+    notebooks,
+    paths,
+    plan,
+    platform,
+    profiles,
+    standing,
+)
 from study.acquaint import acquainted
 from study.budget import Budget
 from study.errors import StudyError
@@ -55,6 +65,8 @@ def describe(profile: Profile, store: Store, budget_s: float | None = None) -> s
     """What the profile will do on this machine, and how long that takes."""
     launches = all_launches(profile)
     missing = standing.missing(launches, store)
+    known = experience.of_this_machine(store, plan.setup())
+    to_do = plan.cost(missing).at(known.slowness)
     engine, machine = platform.engine(), platform.machine()
     rest_s = rendering_s(profile) + calibrating_s(profile, store)
     lines = [
@@ -62,27 +74,30 @@ def describe(profile: Profile, store: Store, budget_s: float | None = None) -> s
         f"engine: {engine.package} {engine.version} ({engine.kind})",
         f"machine: {', '.join(machine.gpus) or 'no GPU'}, {machine.cores} cores ({machine.cpu}), "
         f"{machine.memory_gib} GiB",
-        f"the whole profile: {plan.cost(launches)}",
-        f"still to measure:  {plan.cost(missing)}",
+        f"pace: {known}",
+        f"the whole profile: {plan.cost(launches).at(known.slowness)}",
+        f"still to measure:  {to_do}",
         f"without a server:  {', '.join(profile.analyses) or 'nothing'}",
         f"in all, with calibration, notebooks and report: about "
-        f"{plan.duration(plan.cost(missing).seconds + rest_s)}",
+        f"{plan.duration(to_do.seconds + rest_s)}",
     ]
     if budget_s is not None:
-        lines.append(_within(missing, budget_s - rest_s))
+        lines.append(_within(missing, budget_s - rest_s, Budget(known=known).slowness))
     return "\n".join(lines)
 
 
-def _within(missing: tuple[Launch, ...], left_s: float) -> str:
+def _within(missing: tuple[Launch, ...], left_s: float, slowness: float) -> str:
     """What a budget leaves room for, in the order in which it would be measured: see _in_rounds."""
     fitting: list[Launch] = []
     place = {name: number for number, name in enumerate(one.experiment for one in missing)}
     order = sorted(missing, key=lambda one: (one.block, place[one.experiment], one.arm.rank))
     for launch in order:
-        if budget.MARGIN * launch.expected_s <= left_s:
+        expected_s = slowness * launch.expected_s
+        if budget.MARGIN * expected_s <= left_s:
             fitting.append(launch)
-            left_s -= launch.expected_s
-    return f"within the budget: {plan.cost(fitting)}; the other arms will be shown as not measured"
+            left_s -= expected_s
+    room = plan.cost(fitting).at(slowness)
+    return f"within the budget: {room}; the other arms will be shown as not measured"
 
 
 def reproduce(choice: Choice, budget_s: float | None = None) -> Path:
@@ -130,13 +145,14 @@ def _ran(notebook: str, title: str, parameters: Mapping[str, object]) -> bool:
 
 def _in_rounds(profile: Profile, store: Store) -> None:
     """Block by block over all experiments, for as long as there is time for a launch more."""
-    setup, limit = plan.setup(), Budget.from_environment()
+    setup = plan.setup()
     for block in range(max((one.launches for one in profile.experiments.values()), default=0)):
         for notebook, experiment in profile.experiments.items():
             if block >= experiment.launches - 1:
                 continue  # the last block is the ordinary run's
             upto = experiment.model_copy(update={"launches": block + 1})
             missing = standing.missing(plan.launches(upto, setup), store)
+            limit = Budget.from_environment(experience.of_this_machine(store, setup))
             if any(limit.allows(launch) for launch in missing):
                 _ran(notebook, f"{notebook}, block {block + 1}", dict(upto))
 

@@ -15,7 +15,7 @@ from typing import TextIO
 
 import psutil
 
-from study import cores, engine, frames, outputs, paths, plan, standing
+from study import cores, engine, experience, frames, outputs, paths, plan, standing
 from study.budget import Budget
 from study.client import Client
 from study.errors import StudyError
@@ -40,17 +40,19 @@ def run_experiment(
 
     Raises: StudyError when nothing can be measured at all; an arm that fails does not raise.
     """
-    store, say, budget = store or Store(), out or sys.stdout, Budget.from_environment()
-    launches = plan.launches(experiment, plan.setup())
+    store, say, setup = store or Store(), out or sys.stdout, plan.setup()
+    budget = Budget.from_environment(experience.of_this_machine(store, setup))
+    launches = plan.launches(experiment, setup)
     missing = budget.order(standing.missing(launches, store))
     if not missing:
         print(f"{experiment.name}: all {len(launches)} launches are on disk", file=say, flush=True)
         return launches
-    print(f"{experiment.name}: {plan.cost(missing)} to measure", file=say, flush=True)
+    to_do = plan.cost(missing).at(budget.slowness)
+    print(f"{experiment.name}: {to_do} to measure", file=say, flush=True)
     if not any(map(budget.allows, missing)):
         print("no time is left for it: the budget is spent", file=say, flush=True)
         return launches
-    progress = Progress(missing, out)
+    progress = Progress(missing, out, budget.known)
     with store.measuring(), Client(cpus=cores.client()) as client:
         for number, launch in enumerate(missing, start=1):
             progress.launch(launch, number, experiment.launches)

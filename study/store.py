@@ -190,6 +190,7 @@ class LaunchWriter:
             "outcome": None,
             "reason": "",
             "started_utc": now(),
+            "expected_s": launch.expected_s,
             **launch.identity,
             "source": source_state(),
         }

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from study import budget, plan
 from study.budget import Budget
 from study.errors import StudyError
+from study.experience import NOTHING, Experience
 from study.experiments import Architecture, Offload
 
 SETUP: dict[str, Any] = {"engine": {"kind": "cpu"}, "packages": {}, "machine": {}}
@@ -62,3 +63,20 @@ def test_a_machine_that_was_slow_is_given_fewer_launches(monkeypatch: pytest.Mon
     with limit.learning(launch):
         clock[0] += 2 * launch.expected_s
     assert not limit.allows(launch)
+
+
+def test_what_earlier_notebooks_saw_is_known_to_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    launch = plan.launches(Architecture(), SETUP)[0]
+    monkeypatch.setenv(budget.DEADLINE, str(time.time() + 1.5 * launch.expected_s))
+    assert Budget.from_environment(NOTHING).allows(launch)
+    assert not Budget.from_environment(Experience(1, 20.0, 10.0)).allows(launch)
+
+
+def test_that_a_machine_is_quick_is_believed_after_a_few_launches() -> None:
+    launch = plan.launches(Architecture(), SETUP)[0]
+    for launches, fits in ((1, False), (budget.EXPERIENCED, True)):
+        known = Experience(launches, took_s=5.0, expected_s=10.0)
+        limit = Budget(time.time() + 0.6 * launch.expected_s, known)
+        assert limit.allows(launch) is fits

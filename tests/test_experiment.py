@@ -306,6 +306,24 @@ def test_the_plan_names_analyses(analyses: list[str], scratch: Path) -> None:
     assert re.search(r"without a server: +nothing", reproduce.describe(none, store))
 
 
+def test_the_plan_follows_what_was_measured_here(analyses: list[str], scratch: Path) -> None:
+    profile, store = profiles.load("smoke"), Store(scratch / "data/raw")
+
+    def fitting() -> int:
+        said = reproduce.describe(profile, store, budget_s=600.0)
+        return int(re.findall(r"within the budget: (\d+) launches", said)[0])
+
+    guessed = fitting()
+    first, *rest = reproduce.all_launches(profile)
+    writer = store.begin(first)
+    writer.update(wall_s=3 * first.expected_s)
+    writer.end("measured")
+    said = reproduce.describe(profile, store)
+    assert "pace: 1 launch measured here took 3 times as long as planned" in said
+    assert f"still to measure:  {plan.cost(rest).at(3.0)}" in said
+    assert 0 < fitting() < guessed
+
+
 @pytest.mark.parametrize(
     ("workload", "words"),
     [

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from study import plan
+from study.experience import Experience
 from study.experiments import Architecture
 from study.progress import Progress
 
@@ -62,6 +63,20 @@ def test_a_slower_pace_means_more_time_left(monkeypatch: pytest.MonkeyPatch) -> 
     expected = 3 * (progress.plan.seconds - done)
     assert seconds_left(out.getvalue().splitlines()[-1]) == pytest.approx(expected, abs=31)
     assert "rejected: its words" in out.getvalue()
+
+
+def test_what_earlier_launches_took_counts_from_the_first_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    launch = plan.launches(Architecture.of({"launches": 1}), SETUP)[0]
+    out = io.StringIO()
+    progress = Progress([launch], out, Experience(5, took_s=4000.0, expected_s=1000.0))
+    progress.launch(launch, 1, 1)
+    progress.window(launch, launch.arm.windows[0])
+    left_s = launch.expected_s - launch.start_s
+    slowness = 4000.0 / (1000.0 + launch.start_s)  # the start, as it seems, took no time at all
+    assert seconds_left(out.getvalue()) == pytest.approx(left_s * slowness, abs=31)
 
 
 def test_a_launch_that_failed_and_is_tried_once_more_counts_once() -> None:

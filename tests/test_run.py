@@ -78,15 +78,20 @@ def run(**parameters: object) -> tuple[Store, frames.Frames, str]:
     return store, frames.read(launches, store), out.getvalue()
 
 
+def voiding(found: frames.Frames) -> set[str]:
+    """The gates by which windows are void."""
+    judged = found.judgements
+    return set(judged.loc[(judged["verdict"] == "fail") & (judged["scope"] == "window"), "gate"])
+
+
 def test_a_launch_from_start_to_frames(fake: Path) -> None:
     store, found, said = run()
     launch = found.launches.iloc[0]
     assert (launch["outcome"], launch["reason"], launch["windows"]) == ("measured", "", 2)
     assert list(found.windows["level"]) == [1, 4]
+    assert voiding(found) <= PASSING  # a busy machine may drift, and nothing else may be
     failed = found.judgements[found.judgements["verdict"] == "fail"]
-    voiding = failed[failed["scope"] == "window"]
-    assert set(voiding["gate"]) <= PASSING  # a busy machine may drift, and nothing else may be
-    void = found.windows["level"].isin(voiding["level"])
+    void = found.windows["level"].isin(failed.loc[failed["scope"] == "window", "level"])
     assert list(found.windows["verdict"] == "void") == list(found.windows["reasons"] != "")
     assert list(found.windows["verdict"] == "void") == list(void)
     # 8 tokens, 2 ms apart at least: no stream can be faster
@@ -210,7 +215,7 @@ def test_a_client_that_died_is_started_again_for_the_next_launch(
     store, found, _ = run(levels=[1])
     assert [attempt.outcome for attempt in store.attempts()] == ["failed", "measured"]
     assert "The client process must live" in str(store.attempts()[0].record)
-    assert list(found.windows["verdict"]) == ["valid"]
+    assert len(found.windows) == 1 and voiding(found) <= PASSING
 
 
 def test_the_cache_of_a_run_that_was_killed_is_swept_away(scratch: Path) -> None:

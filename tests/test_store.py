@@ -15,7 +15,7 @@ from study.errors import StudyError
 from study.experiments import Architecture
 from study.store import FORGIVEN, MAX_ATTEMPTS, Store, write_atomically
 
-SETUP = {"engine": {"version": "1"}, "packages": {}, "machine": {}}
+SETUP = {"engine": {"version": "1", "kind": "cpu"}, "packages": {}, "machine": {}}
 LAUNCH = plan.launches(Architecture(), SETUP)[0]
 
 
