@@ -15,7 +15,9 @@ from study.audit.claims import Judged, distinct_levels
 from study.audit.formats import Window
 from study.estimates import rows_of
 from study.gates.judgement import Judgement
+from study.interval import Interval
 from study.same_output import Agreement
+from study.stats import mean_interval
 
 CURVE = ["arm", "workload"]
 RATE, LATENCY = "requests_s", "e2e_p50_s"
@@ -34,6 +36,18 @@ def judged(windows: pd.DataFrame, agreements: Sequence[Agreement] = ()) -> pd.Da
     rows = [{"of": of, **asdict(said)} for of, said in (*of_levels, *of_outputs)]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return frame.assign(observed=frame["observed"].map(str), limit=frame["limit"].map(str))
+
+
+def common_drift(windows: pd.DataFrame) -> Interval:
+    """The drift that windows share: their mean by launch, then over launches, with its interval.
+
+    A single short window can rarely exclude a drift; all of them together can, if it is one that
+    they share, as from a warm-up that was too short. Every first try counts, valid or void: to
+    leave out what drifts would be to choose by the result.
+    """
+    first = windows[~windows["again"].astype(bool)]
+    by_launch = first.dropna(subset=["drift"]).groupby("launch")["drift"].mean()
+    return mean_interval(by_launch)
 
 
 def levels(windows: pd.DataFrame) -> dict[tuple[str, str], Judgement]:

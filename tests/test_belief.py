@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pandas as pd
+import pytest
 from simulate import simulate
 
 from study import ledgers, validity
@@ -49,6 +50,39 @@ def test_where_none_is_fully_proven_that_is_said() -> None:
     closed = seen.judgements.assign(verdict="pass")
     said = belief.verdicts(replace(seen, judgements=closed), Values())
     assert said.endswith("Every gate could judge every valid one.")
+
+
+def drifting(*shares: float) -> Frames:
+    """A launch for each share, of two windows around it, and a second try that says otherwise."""
+    rows = [
+        {"launch": str(number), "again": again, "drift": share + by}
+        for number, share in enumerate(shares)
+        for again, by in ((False, -0.04), (False, 0.04), (False, float("nan")), (True, 0.9))
+    ]
+    return replace(found(), windows=pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        ((-0.01, 0.0, 0.01), "no shared drift is shown, and one beyond 5 % is excluded"),
+        ((0.020, 0.021, 0.022), "they share a drift, within the 5 %"),
+        ((-0.11, -0.10, -0.12), "**they share a drift beyond 5 %**"),
+        ((-0.1, 0.1, 0.0), "beyond 5 % is not excluded"),
+        ((0.0,), "too few launches to tell"),
+        ((), "too few launches to tell"),
+    ],
+)
+def test_a_drift_that_windows_share_is_found_by_all_of_them(
+    shares: tuple[float, ...], words: str
+) -> None:
+    values = Values()
+    seen = drifting(*shares) if shares else drifting(float("nan"))
+    assert words in belief.drift(seen, values)
+    mean = sum(shares) / len(shares) if shares else float("nan")
+    said = values.known["belief.drift"]
+    assert said["n"] == len(shares)
+    assert said["point"] == pytest.approx(100 * mean, nan_ok=True)
 
 
 def test_every_gate_says_what_it_asks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -11,6 +12,8 @@ from matplotlib.patches import Patch
 from study import ledgers, sentences, statements
 from study.chapter import Part, Shown, Text
 from study.frames import Frames
+from study.gates.steady import DRIFT_LIMIT
+from study.interval import Interval
 from study.sentences import Values
 from study.style import MUTED, Drawn, legend, look, panels
 from study.tables import Table
@@ -24,6 +27,7 @@ def results(parts: Sequence[Part], values: Values) -> list[Shown]:
     found = together(parts)
     return [
         Text(verdicts(found, values)),
+        Text(drift(found, values)),
         gates(found).keep(f"{BOOK}-gates"),
         ledgers.verdicts(found).keep(f"{BOOK}-verdicts"),
         distinct(found).keep(f"{BOOK}-distinct-levels"),
@@ -83,6 +87,34 @@ def _unsure(found: Frames, values: Values) -> str:
         f"{sentences.unsure('belief.unproven', found, values)}, most often `{often}` ({which})"
         f"{sentences.NOT_PROVEN}"
     )
+
+
+def drift(found: Frames, values: Values) -> str:
+    """Do windows drift together? Too short each to tell, they can tell it all together."""
+    if found.windows.empty:
+        return ""
+    shared = statements.common_drift(found.windows)
+    change = values.interval("belief.drift", shared, scale=100.0)
+    limit = values.percent("belief.drift_limit", DRIFT_LIMIT)
+    how = values.label("belief.drift_how", shared.label())
+    return (
+        f"Most windows are too short to exclude a drift of their own; whether all share one, as "
+        f"from a warm-up too short, they can tell together. From start to end of a window the "
+        f"token rate changes by {change} % ({how}; every first try, void or not): "
+        f"{_shared(shared, limit)}."
+    )
+
+
+def _shared(drift: Interval, limit: str) -> str:
+    if math.isnan(drift.low):
+        return "too few launches to tell"
+    if drift.low > DRIFT_LIMIT or drift.high < -DRIFT_LIMIT:
+        return f"**they share a drift beyond {limit}**, so no rate here is one rate"
+    if not -DRIFT_LIMIT < drift.low <= drift.high < DRIFT_LIMIT:
+        return f"a shared drift beyond {limit} is not excluded"
+    if drift.low > 0 or drift.high < 0:
+        return f"they share a drift, within the {limit} that one window may have"
+    return f"no shared drift is shown, and one beyond {limit} is excluded"
 
 
 def distinct(found: Frames) -> Table:
