@@ -16,9 +16,10 @@ from study.claims.findings import Finding, counts, findings, frame
 from study.claims.published import Published
 from study.claims.tables import Check
 from study.sentences import Values
-from study.tables import Table
+from study.tables import Table, count
 
 BOOK = "00_claims"
+WHOLE = 1000  # from here on without decimals
 TITLE = "What the published numbers really say"
 # The findings that a reader should not miss: a sentence, and the claims that carry it.
 THEMES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -186,7 +187,10 @@ def table(every: Sequence[Finding]) -> Table:
         _words(row["statement"], row["computed_unit"], row["why"], row["missing"])
         for row in data.to_dict("records")
     ]
-    shown = data[["source", "claim", "stated", "computed", "class"]].assign(why=words)
+    shown = data[["source", "claim", "stated", "computed", "class"]].assign(
+        computed=[" | ".join(_figure(n.value) for n in one.evidence.computed) for one in every],
+        why=words,
+    )
     return Table(
         shown.rename(columns=str.capitalize),
         data,
@@ -209,6 +213,11 @@ def of_tables(every: Sequence[Check]) -> Table:
         "What each table of published figures lets one check; printed and computed values are in "
         "the CSV. A level is refuted where rate x p99, or the requests made, are fewer than it.",
     )
+
+
+def _figure(value: float) -> str:
+    """One digit more than `number` gives: most claims are printed with two or three."""
+    return count(value) if abs(value) >= WHOLE or value == round(value) else f"{value:.4g}"
 
 
 def _words(statement: str, unit: str, why: str, missing: str) -> str:
