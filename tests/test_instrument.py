@@ -176,6 +176,11 @@ def test_agreement_is_over_launches_and_names_the_reasons() -> None:
     assert frame.loc["bench_rate", "point"] == pytest.approx(0.9)
     text = instrument_sentences.second(seen, values)
     assert "not full for 20 %" in text
+    far = np.log(frame["point"]).abs()
+    for end in (far.idxmin(), far.idxmax()):
+        assert f"*{COMPARISONS[end]}* (`short`" in text
+        row = values.known[f"instrument.agreement.{end}.short.4"]
+        assert row["point"] == pytest.approx(frame.loc[end, "point"])
     assert instrument_figures.agreement(seen).figure is not None
     assert len(instrument_tables.seconds(seen).shown) == 6
 

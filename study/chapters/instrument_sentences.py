@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from study import stats
@@ -89,18 +90,31 @@ def headroom(part: Part, values: Values) -> str:
 
 def second(part: Part, values: Values) -> str:
     """Who agrees with whom, and the known reasons where they do not."""
-    files, means = part.seconds.files, instrument.agreement(part)
-    if files.empty:
+    if part.seconds.files.empty:
         return NO_SECOND
-    lines = [_outcomes(part, values)]
-    for row in rows_of(means):
-        key = f"{part.name}.agreement.{row.comparison}.{row.workload}.{row.level}"
-        place = f"`{row.workload}`, level {values.count(f'{key}.level', row.level)}"
-        if not row.n:
-            lines.append(f"- {COMPARISONS[row.comparison]} ({place}): no valid window.")
-            continue
-        lines.append(f"- {COMPARISONS[row.comparison]} ({place}): **{values.interval(key, row)}**")
-    return "\n".join([*lines, "", ENGINE_CLOCK, *_reasons(part, values)])
+    said = (_outcomes(part, values), _ends_apart(part, values), ENGINE_CLOCK)
+    return "\n".join([*said, *_reasons(part, values)])
+
+
+def _ends_apart(part: Part, values: Values) -> str:
+    """Of all comparisons, the one nearest to agreement and the one farthest from it."""
+    means = instrument.agreement(part)
+    known = means[means["n"] > 0]
+    if known.empty:
+        return "There is no valid window to compare them on."
+    order = np.log(known["point"]).abs().sort_values().index
+    ends = {
+        "Nearest to agreement is": known.loc[order[0]],
+        "farthest from it": known.loc[order[-1]],
+    }
+    said = []
+    for words, row in ends.items():
+        key = f"{part.name}.agreement.{row['comparison']}.{row['workload']}.{row['level']}"
+        level = values.count(f"{key}.level", row["level"])
+        place = f"`{row['workload']}`, level {level}"
+        what = COMPARISONS[row["comparison"]]
+        said.append(f"{words} *{what}* ({place}): **{values.interval(key, row)}**")
+    return f"{', '.join(said)}."
 
 
 def _outcomes(part: Part, values: Values) -> str:
