@@ -277,12 +277,10 @@ def _feed_forward_entries(frame: pd.DataFrame) -> list[Line2D]:
 
 
 def _which_way(axis: Axes, metric: Metric) -> None:
-    """Which side of 1 is good for whom."""
+    """Which side of 1 is good for whom: beside the panel, where no bar can reach."""
     above, below = ("higher", "lower") if metric.more_is_better else ("slower", "faster")
-    for place, align, text in ((0.98, "top", f"MLA {above} ↑"), (0.02, "bottom", f"MLA {below} ↓")):
-        axis.text(
-            0.99, place, text, transform=axis.transAxes, ha="right", va=align, color=MUTED, size=8.5
-        )
+    for place, align, text in ((1, "top", f"↑ MLA\n{above}"), (0, "bottom", f"MLA\n{below} ↓")):
+        axis.text(1.02, place, text, transform=axis.transAxes, va=align, color=MUTED, size=8.5)
 
 
 def _ratio_caption(frame: pd.DataFrame) -> str:
