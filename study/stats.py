@@ -166,13 +166,7 @@ def contrast(
     sum to 0. An arm that appears nowhere gives an effect of NaN over 0 blocks.
     """
     paired, blocks = _paired(frame, value, weights, factor, block)
-    if log and (paired.to_numpy() <= 0).any():
-        raise StudyError(
-            f"{value} must be positive for a ratio; the smallest was {paired.to_numpy().min():g}. "
-            "Use log=False for values of either sign."
-        )
-    scaled = np.log(paired.to_numpy()) if log else paired.to_numpy()
-    per_block = scaled @ np.array(list(weights.values()), dtype=np.float64)
+    per_block = _weighted(paired, value, weights, log)
     return of_blocks(per_block, log, blocks, comparisons, confidence)
 
 
@@ -214,16 +208,9 @@ def paired_ratio(
     errors as in `contrast`.
     """
     weights = {treatment: 1.0, baseline: -1.0}
-    found = contrast(
-        frame,
-        value,
-        weights,
-        factor=factor,
-        block=block,
-        comparisons=comparisons,
-        confidence=confidence,
-    )
-    paired, _ = _paired(frame, value, weights, factor, block)
+    paired, blocks = _paired(frame, value, weights, factor, block)
+    per_block = _weighted(paired, value, weights, log=True)
+    found = of_blocks(per_block, True, blocks, comparisons, confidence)
     of_arm = {
         arm: replace(mean_interval_log(paired[arm], confidence), unit="blocks") for arm in weights
     }
@@ -304,6 +291,19 @@ def _paired(
     table = wanted.pivot(index=block, columns=factor, values=value).reindex(columns=list(weights))
     paired = table.astype("float64").dropna()
     return paired, len(table)
+
+
+def _weighted(paired: pd.DataFrame, value: str, weights: Mapping[str, float], log: bool) -> Floats:
+    """The weighted sum of arms in each block, of their logs where asked."""
+    values = paired.to_numpy()
+    if log and (values <= 0).any():
+        raise StudyError(
+            f"{value} must be positive for a ratio; the smallest was {values.min():g}. "
+            "Use log=False for values of either sign."
+        )
+    scaled = np.log(values) if log else values
+    weighted: Floats = scaled @ np.array(list(weights.values()), dtype=np.float64)
+    return weighted
 
 
 def require_once(frame: pd.DataFrame, factor: str, block: str) -> None:

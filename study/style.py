@@ -109,10 +109,11 @@ class Drawn:
                 path.unlink(missing_ok=True)
             return self
         paths.FIGURES.mkdir(parents=True, exist_ok=True)
+        svg = self.svg  # always first, as it settles the layout
         # The same data give the same bytes, so what a notebook has drawn the report need not.
-        if not (files["png"].exists() and _holds(files["svg"], self.svg)):
+        if not (files["png"].exists() and _holds(files["svg"], svg)):
             write_atomically(files["png"], _bytes(self.figure, "png"), durably=False)
-            write_atomically(files["svg"], self.svg, durably=False)
+            write_atomically(files["svg"], svg, durably=False)
         write_atomically(files["csv"], self.frame.to_csv(index=False).encode(), durably=False)
         return self
 
@@ -142,6 +143,7 @@ def _bytes(figure: Figure, kind: str) -> bytes:
     metadata = {"Date": None} if kind == "svg" else None
     with mpl.rc_context(RC):
         figure.savefig(buffer, format=kind, dpi=PNG_DPI, bbox_inches="tight", metadata=metadata)
+    figure.set_layout_engine("none")  # its places are found; finding them again takes as long
     return buffer.getvalue()
 
 

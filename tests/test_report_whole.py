@@ -33,6 +33,17 @@ SECTIONS = (
 )
 
 
+GPU = "AMD Instinct MI325X"
+SETUPS = {
+    "cpu": stub.SETUP,
+    "rocm": {
+        **stub.SETUP,
+        "engine": {"package": "vllm", "version": "0.0-stub", "kind": "rocm"},
+        "machine": {**stub.SETUP["machine"], "gpus": [GPU]},
+    },
+}
+
+
 def searched(found: Frames) -> Frames:
     """The same, with levels that a search has chosen besides."""
     if found.windows.empty:
@@ -49,10 +60,24 @@ def part(asked: Experiment) -> Part:
     return stub.part(asked, searched(found) if searches else found)
 
 
-@pytest.mark.parametrize("name", ["smoke", "cpu"])
-def test_every_section_of_a_whole_profile_can_be_shown(name: str, kept: Path) -> None:
-    """Also that a key of the values means one number, wherever it is said."""
-    profile = profiles.load(name)
+@pytest.mark.parametrize(
+    ("kind", "choice"),
+    [
+        ("cpu", profiles.Choice("smoke")),
+        ("cpu", profiles.Choice("cpu")),
+        ("rocm", profiles.Choice("gpu", models=("gqa-dense-1b", "mla-dense-1b"), launches=2)),
+    ],
+    ids=lambda one: one if isinstance(one, str) else one.profile,
+)
+def test_every_section_of_a_whole_profile_can_be_shown(
+    kind: str, choice: profiles.Choice, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also that a key of the values means one number, wherever it is said.
+
+    On ROCm every arm of the study can be had.
+    """
+    monkeypatch.setattr(stub, "SETUP", SETUPS[kind])
+    profile = profiles.load(choice)
     parts = tuple(part(one) for one in profile.experiments.values())
     study = report.Study(profile.name, profile.description, parts, profile.analyses)
     shown = {section.__name__: section(study) for section in SECTIONS}
@@ -63,7 +88,9 @@ def test_every_section_of_a_whole_profile_can_be_shown(name: str, kept: Path) ->
     assert all(one != after for one, after in pairwise(captions))
     said = text_of(shown["summary"])
     assert "What the published numbers really say" in said
-    assert said.startswith(f"> Profile `{name}`: ") and "choose no server by them" in said
+    assert said.startswith(f"> Profile `{choice.profile}`: ")
+    assert ("choose no server by them" in said) == (kind == "cpu")
+    assert (f"Run on {GPU}." in said) == (kind == "rocm")
     assert (kept / "derived" / "90_report-others-tables.csv").exists()
     report.write_values(study)
     assert (paths.REPORT / "values.json").stat().st_size > 1000
