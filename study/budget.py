@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from study.errors import StudyError
@@ -67,10 +66,3 @@ class Budget:
         """How much longer than planned launches take here, as far as that may be believed yet."""
         seen = self.known.slowness
         return seen if self.known.launches >= EXPERIENCED else max(1.0, seen)
-
-    @contextmanager
-    def learning(self, launch: Launch) -> Iterator[None]:
-        """Compare what a launch takes with what was expected of it."""
-        began = time.monotonic()
-        yield
-        self.known = self.known.after(time.monotonic() - began, launch.expected_s)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from study import paths
 
 VERSION = 7
-DIGEST = "4cf5b019308dc11a"
+DIGEST = "9975e861b33fb4f1"
 
 # The modules between an arm and its raw data.
 MEASURING = (

@@ -77,8 +77,8 @@ def _try(
         tries += 1
         progress.say("starting the server")
         _revive(client)
-        with budget.learning(launch):
-            run_launch(launch, store, client, progress, budget.ordering)
+        run_launch(launch, store, client, progress, budget.ordering)
+        budget.known = experience.of_this_machine(store, launch.setup)
     if not tries:
         progress.skipped(launch, "settled by the engine's answer in an earlier block")
 

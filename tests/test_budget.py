@@ -56,19 +56,6 @@ def test_a_launch_is_begun_only_if_it_would_be_over_in_time() -> None:
 
 def test_a_machine_that_was_slow_is_given_fewer_launches(monkeypatch: pytest.MonkeyPatch) -> None:
     launch = plan.launches(Architecture(), SETUP)[0]
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    limit = Budget(deadline=time.time() + 1.5 * launch.expected_s)
-    assert limit.allows(launch)
-    with limit.learning(launch):
-        clock[0] += 2 * launch.expected_s
-    assert not limit.allows(launch)
-
-
-def test_what_earlier_notebooks_saw_is_known_to_the_next_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    launch = plan.launches(Architecture(), SETUP)[0]
     monkeypatch.setenv(budget.DEADLINE, str(time.time() + 1.5 * launch.expected_s))
     assert Budget.from_environment(NOTHING).allows(launch)
     assert not Budget.from_environment(Experience(1, 20.0, 10.0)).allows(launch)

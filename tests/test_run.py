@@ -21,7 +21,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from study import budget, engine, frames, platform, same_output, telemetry, validity
+from study import budget, engine, experience, frames, platform, same_output, telemetry, validity
 from study import plan as planning
 from study.client import Client
 from study.engine import Command
@@ -102,6 +102,8 @@ def test_a_launch_from_start_to_frames(fake: Path) -> None:
     assert record is not None
     assert record["status"] == "ended"
     assert record["in_force"]["max_num_seqs"] == "64"
+    known = experience.of_this_machine(store, planning.setup())
+    assert (known.launches, known.took_s) == (1, record["wall_s"])
 
 
 def test_warm_up_and_load_are_kept_apart(fake: Path) -> None:
