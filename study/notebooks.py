@@ -76,7 +76,8 @@ def execute(notebook: str, parameters: Mapping[str, object]) -> Path:
                 progress_bar=False,
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # it warns of its own loopback
+                # It warns of its loopback and of its end; errors of cells come as messages.
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
         except papermill.exceptions.PapermillExecutionError as error:
             if interrupted.is_set() or error.ename == "KeyboardInterrupt":
