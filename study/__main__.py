@@ -152,6 +152,7 @@ def _doctor(_options: argparse.Namespace) -> int:
         "engine": f"{engine.package} {engine.version} for {engine.kind}",
         "GPUs": ", ".join(machine.gpus) or "none",
         "CPU": f"{machine.cpu}, {machine.cores} cores",
+        "with": ", ".join(machine.instructions) or "no instructions that matter",
         "memory": f"{machine.memory_gib} GiB",
         "system": machine.system,
         "client on": f"core {', '.join(map(str, cores.client()))}",

@@ -220,8 +220,8 @@ def _switched_off(launches: Sequence[Launch]) -> list[Row]:
     if not off:
         return []
     meaning = (
-        "MLA on a CPU lacks what is named, so no arm of the study gets it: it would hide in a "
-        "ratio of families."
+        "MLA on a CPU without AMX lacks what is named, so no arm of the study gets it: it would "
+        "hide in a ratio of families."
     )
     return [("features off for all", ", ".join(off), meaning)]
 

@@ -23,6 +23,12 @@ from study.errors import StudyError
 Kind = Literal["cpu", "cuda", "rocm"]
 
 OLDEST_ENGINE = (0, 14)  # the oldest version of the published studies
+CPU_INFO = Path("/proc/cpuinfo")
+# By these an engine on a CPU chooses its kernels: with AMX, vLLM attends to MLA by other ones.
+INSTRUCTIONS = (
+    "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16",
+    "amx_int8", "asimd", "bf16", "i8mm", "sve",
+)  # fmt: skip
 PACKAGES = ("torch", "transformers", "numpy", "pandas", "pyarrow", "uvloop")  # that touch a result
 
 
@@ -40,6 +46,7 @@ class Machine:
     """What of the machine could change a result."""
 
     cpu: str
+    instructions: tuple[str, ...]  # of INSTRUCTIONS; one name of a CPU stands for several sets
     cores: int
     memory_gib: int
     system: str
@@ -54,6 +61,7 @@ def machine() -> Machine:
     """This machine."""
     return Machine(
         cpu=_cpu_name(),
+        instructions=_instructions(),
         cores=len(os.sched_getaffinity(0)),
         memory_gib=round(psutil.virtual_memory().total / 2**30),
         system=f"{platform.system()} {platform.release()}",
@@ -62,9 +70,21 @@ def machine() -> Machine:
 
 
 def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
-    return found.group(1).strip() if found else platform.processor() or platform.machine()
+    return _of_the_cpu("model name") or platform.processor() or platform.machine()
+
+
+def _instructions() -> tuple[str, ...]:
+    """Which of INSTRUCTIONS this CPU has; none where the system does not say."""
+    known = {*_of_the_cpu("flags").split(), *_of_the_cpu("Features").split()}  # x86, ARM
+    return tuple(name for name in INSTRUCTIONS if name in known)
+
+
+def _of_the_cpu(name: str) -> str:
+    """What the system says of the first core; empty where it does not."""
+    if not CPU_INFO.exists():
+        return ""
+    found = re.search(rf"(?m)^{name}\s*:\s*(.+)$", CPU_INFO.read_text())
+    return found.group(1).strip() if found else ""
 
 
 def _lines(said: str) -> list[str]:

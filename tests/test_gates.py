@@ -170,6 +170,14 @@ def test_others_may_have_a_twentieth_of_the_machine_but_no_core(
 
 
 @pytest.mark.parametrize(
+    ("stolen_s", "words"), [(9.0, "(0.90 by other virtual machines on this host)"), (0.0, "busy;")]
+)
+def test_who_has_the_host_besides_is_named(stolen_s: float, words: str) -> None:
+    judged = machine_quiet(on(looks(busy_s=49.5, steal_s=stolen_s)))
+    assert judged.text.startswith("Others kept 0.95 of 16 cores busy") and words in judged.text
+
+
+@pytest.mark.parametrize(
     ("column", "inside", "beyond", "words"),
     [
         ("quota_throttled_s", 0.09, 0.11, "CPU limit of the container"),

@@ -41,6 +41,35 @@ def test_this_machine_is_described() -> None:
     assert len(cores.client()) == 1
 
 
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [
+        (
+            "flags\t\t: fpu avx2 amx_tile avx512foo\nflags : avx512f\n",
+            ("avx2", "amx_tile"),
+        ),
+        ("Features\t: fp asimd i8mm\n", ("asimd", "i8mm")),
+        ("bugs : amx_tile\n", ()),
+        (None, ()),
+    ],
+)
+def test_the_instructions_that_kernels_are_chosen_by_are_told(
+    said: str | None,
+    expected: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two machines of one name may differ in them, and run other kernels."""
+    monkeypatch.setattr(platform, "CPU_INFO", tmp_path / "cpuinfo")
+    if said is not None:
+        (tmp_path / "cpuinfo").write_text(said)
+    platform.machine.cache_clear()
+    try:
+        assert platform.machine().instructions == expected
+    finally:
+        platform.machine.cache_clear()
+
+
 def test_a_missing_engine_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(StudyError, match=r"needs vLLM.*none is installed.*make setup"):

@@ -62,8 +62,9 @@ def test_the_engine_is_measured_and_says_what_is_in_force(root: Path) -> None:
     model = Architecture.of(SMALL).arms()[0].model
     assert launch["kv_bytes_per_token"] == str(theory.kv_bytes_per_token(model))
     if platform.engine().kind == "cpu":
-        assert launch["attention_backend"] == "CPU_MLA"
-        assert launch["block_size"] == "16"
+        amx = "amx_tile" in platform.machine().instructions
+        assert launch["attention_backend"] == ("AMX_MLA" if amx else "CPU_MLA")
+        assert launch["block_size"] == ("128" if amx else "16")
 
 
 def test_its_windows_are_judged_by_every_gate(root: Path) -> None:

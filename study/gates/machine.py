@@ -14,6 +14,7 @@ from study.gates.judgement import Judgement, Verdict
 FOREIGN_SHARE, FOREIGN_CORES = 0.05, 1.0
 # Time taken by a container's CPU limit: 1 % moves throughput by less than any effect shown.
 QUOTA_SHARE = 0.01
+TOLD_CORES = 0.01  # as much as is printed
 NEEDED = ("busy_s", "own_s", "cores")
 
 
@@ -27,6 +28,8 @@ def machine_quiet(seen: WindowEvidence) -> Judgement:
     foreign = max(0.0, (grown(looks, "busy_s") - grown(looks, "own_s")) / span_s)
     most = min(FOREIGN_SHARE * float(looks["cores"].iloc[0]), FOREIGN_CORES)
     said = f"Others kept {foreign:.2f} of {looks['cores'].iloc[0]:g} cores busy"
+    if (stolen := grown(looks, "steal_s") / span_s) >= TOLD_CORES:
+        said += f" ({stolen:.2f} by other virtual machines on this host)"
     throttled, unknown = _throttled(looks, span_s), _unknown(looks)
     verdict: Verdict = "cannot judge" if unknown else "pass"
     if foreign > most or throttled:
