@@ -11,8 +11,9 @@ from study import estimates, same_output, sentences, tables
 from study.chapter import Part, Shown, Text
 from study.chapters import block_size_estimates as sizes
 from study.chapters import block_size_figures as figures
-from study.chapters import block_size_tables
+from study.chapters import block_size_source, block_size_tables
 from study.chapters.block_size_estimates import Family
+from study.compat import command as compat
 from study.equivalence import EQUIVALENT
 from study.estimates import METRICS, rows_of
 from study.frames import Frames
@@ -23,8 +24,9 @@ from study.style import spelled
 def summary(part: Part, values: Values) -> list[Shown]:
     """The answers per family, the largest difference, the capacity, and the output."""
     name, found = part.name, part.found
+    derived = block_size_source.sentence(name, found, part.launches, values, compat.read())
     said = {
-        "What the engine runs": answers(name, found, values),
+        "What the engine runs": f"{answers(name, found, values)}\n\n{derived}",
         "What the size changes": differences(name, found, values),
         "What the memory holds": capacity(part, values),
         "Same output": outputs(part, values),
