@@ -22,6 +22,9 @@ CHOICE = --profile $(PROFILE) $(if $(ONLY),--only "$(ONLY)") $(if $(MODELS),--mo
 AGAIN = $(if $(RETRY),--retry)
 LIMIT = $(if $(BUDGET),--budget "$(BUDGET)") $(AGAIN)
 PY    := $(VENV)/bin/python
+# Tests of timing, alone. A busy machine can fail them, so what failed is run again, twice at most:
+# a defect fails each time.
+QUIET := $(PY) -m pytest -m quiet
 # One stamp whatever the engine, and one per engine: who asks for another one gets it installed.
 READY := $(VENV)/ready$(if $(filter auto,$(ENGINE)),,-$(ENGINE))
 .DELETE_ON_ERROR:
@@ -63,7 +66,7 @@ check: $(READY) ## ruff, mypy --strict
 
 test: check ## Everything: checks, tests, the real engine
 	@$(PY) -m pytest -m "not quiet" --numprocesses 3 --dist loadfile --no-loadscope-reorder
-	@$(PY) -m pytest -m quiet
+	@$(QUIET) || $(QUIET) --last-failed || $(QUIET) --last-failed
 
 lab: $(READY) ## Open JupyterLab on the notebooks
 	@$(PY) -m jupyterlab notebooks
