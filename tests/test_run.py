@@ -164,9 +164,9 @@ def test_a_crash_at_the_start_is_tried_twice_and_said(
 def test_a_death_under_load_keeps_what_was_measured(
     fake: Path, monkeypatch: pytest.MonkeyPatch, after: int, where: str
 ) -> None:
-    # The warm-up of level 1 takes at most 141 requests, the load of 3 s more than 150.
+    # The warm-up of level 1 takes at most 141 requests, its load would go on until it dies.
     monkeypatch.setenv("FAKE_FAULT", f"die-after={after}")
-    store, found, _ = run(steady_s=3.0)
+    store, found, _ = run(steady_s=20.0)
     launch = found.launches.iloc[0]
     assert launch["outcome"] == "failed"
     assert "out of registers" in launch["reason"]
