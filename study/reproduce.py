@@ -17,6 +17,7 @@ from study import (
     plan,
     platform,
     profiles,
+    speed,
     standing,
 )
 from study.acquaint import acquainted
@@ -51,7 +52,7 @@ def in_reading_order(profile: Profile) -> list[str]:
 
 def rendering_s(profile: Profile) -> float:
     """How long the notebooks and the report take beside the measuring."""
-    return NOTEBOOK_S * len(in_reading_order(profile)) + REPORT_S
+    return speed.slowness() * (NOTEBOOK_S * len(in_reading_order(profile)) + REPORT_S)
 
 
 def calibrating_s(profile: Profile, store: Store) -> float:

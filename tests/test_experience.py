@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from study import experience, plan
-from study.experience import NOTHING, Experience
+from study import experience, plan, speed
+from study.experience import Experience
 from study.experiments import Architecture
 from study.plan import Launch
 from study.store import Store
@@ -28,10 +28,19 @@ def ended(store: Store, launch: Launch, slowness: float, outcome: str = "measure
     writer.end(outcome)
 
 
-def test_where_nothing_was_measured_the_plan_stands(tmp_path: Path) -> None:
-    found = experience.of_this_machine(Store(tmp_path), SETUP)
-    assert found == NOTHING and found.slowness == 1.0
+@pytest.fixture(autouse=True)
+def slow_core(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "slowness", lambda: 1.8)
+
+
+@pytest.mark.parametrize(("kind", "guess"), [("cpu", 1.8), ("cuda", 1.0)])
+def test_where_nothing_was_measured_the_speed_of_a_core_is_all(
+    tmp_path: Path, kind: str, guess: float
+) -> None:
+    found = experience.of_this_machine(Store(tmp_path), SETUP | {"engine": {"kind": kind}})
+    assert found == Experience(guess=guess) and found.slowness == guess
     assert "guesses" in str(found)
+    assert ("a core of it takes 1.8 times as long" in str(found)) == (kind == "cpu")
 
 
 def test_it_is_the_ratio_of_all_that_was_measured(tmp_path: Path) -> None:
@@ -61,7 +70,7 @@ def test_other_machines_versions_and_ends_say_nothing(
         ended(store, plan.launches(Architecture.of({"seed": 9}), SETUP)[0], 5.0)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "record.json").write_text("{")
-    assert experience.of_this_machine(store, SETUP) == NOTHING
+    assert experience.of_this_machine(store, SETUP).launches == 0
     assert experience.of_this_machine(store, OTHER).slowness == pytest.approx(5.0)
 
 
