@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 import tempfile
@@ -59,7 +60,7 @@ def _measure(grid: Grid, setup: Mapping[str, Any], store: Store) -> None:
 
 
 def _loads(grid: Grid, client: Client, cpus: list[int], into: Path) -> None:
-    """The grid, then the ramp until it breaks twice at one rate.
+    """The grid, then the ramp until it breaks twice at one rate; if it never held, downwards.
 
     Twice, because a neighbour on the machine can spoil a load, but never make one better.
     """
@@ -68,9 +69,14 @@ def _loads(grid: Grid, client: Client, cpus: list[int], into: Path) -> None:
         one_load(first, client, cpus, Path(scratch) / "warm")  # its first load imports
     for load in grid.loads():
         _keep(load, client, cpus, into)
-    for load in grid.ramp():
-        if not _keep(load, client, cpus, into) and not _keep(load, client, cpus, into):
-            return
+
+    def kept(load: NullLoad) -> bool:
+        return _keep(load, client, cpus, into) or _keep(load, client, cpus, into)
+
+    if not list(itertools.takewhile(kept, grid.ramp())):
+        for load in grid.gentler():
+            if kept(load):
+                return
 
 
 def _keep(load: NullLoad, client: Client, cpus: list[int], into: Path) -> bool:

@@ -11,6 +11,7 @@ TTFT_MS, OUTPUT_TOKENS, INPUT_TOKENS = 20.0, 32, 128
 LOAD_S = 1.5  # at least so long, or a level of one has too few requests
 RAMP_LEVEL, RAMP_TOKENS_S = 256, 0.7
 RAMP_ITLS_MS = (16.0, 8.0, 4.0, 2.8, 2.0, 1.4)  # in the end in steps of sqrt(2)
+GENTLER_ITLS_MS = (32.0, 64.0)  # where even the first of these broke: a slow or busy machine
 BESIDE_S = 0.6  # of each load: a null server's start, and the decoding of what it sent
 
 GRID, RAMP = "grid", "ramp"
@@ -56,11 +57,17 @@ class Grid:
 
     def ramp(self) -> Iterator[NullLoad]:
         """The loads of the ramp, each with more chunks a second than the one before."""
-        for itl_ms in RAMP_ITLS_MS:
-            tokens = round(RAMP_TOKENS_S * 1e3 / itl_ms)
-            yield NullLoad(RAMP, RAMP_LEVEL, itl_ms, tokens, 2)
+        yield from map(_ramp_load, RAMP_ITLS_MS)
+
+    def gentler(self) -> Iterator[NullLoad]:
+        """Loads below the ramp, each with fewer chunks a second than the one before."""
+        yield from map(_ramp_load, GENTLER_ITLS_MS)
 
     @property
     def expected_s(self) -> float:
         """How long it takes, roughly, if the ramp goes on to its end."""
         return sum(load.expected_s for load in [*self.loads(), *self.ramp()])
+
+
+def _ramp_load(itl_ms: float) -> NullLoad:
+    return NullLoad(RAMP, RAMP_LEVEL, itl_ms, round(RAMP_TOKENS_S * 1e3 / itl_ms), 2)

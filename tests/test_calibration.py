@@ -8,6 +8,7 @@ import sys
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import orjson
@@ -19,7 +20,8 @@ from hypothesis import strategies as st
 from study import calibrate as calibrating
 from study import calibration, nullloads, plan, platform, protocol, truth
 from study.calibrate import calibrate
-from study.nullloads import LOAD_S, Grid
+from study.client import Client
+from study.nullloads import LOAD_S, Grid, NullLoad
 from study.nullserver import serve, stats
 from study.store import Store
 from study.truth import Claims
@@ -98,6 +100,32 @@ def test_it_is_measured_once_and_read_back(store: Store) -> None:
     assert again.points.equals(points)
     assert "on disk" in said.getvalue()
     assert len(list(store.folder.glob("calibration-*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("safe_per_s", "itls_ms"),
+    [
+        (1e9, [16, 8, 4, 2.8, 2, 1.4]),
+        (40_000, [16, 8, 4, 4]),
+        (10_000, [16, 16, 32]),
+        (5_000, [16, 16, 32, 32, 64]),
+        (0, [16, 16, 32, 32, 64, 64]),
+    ],
+)
+def test_the_ramp_goes_up_until_it_breaks_twice_and_down_where_it_never_held(
+    safe_per_s: float, itls_ms: list[float], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[float] = []
+
+    def keep(load: NullLoad, *_: object) -> bool:
+        if load.kind == "ramp":
+            seen.append(load.itl_ms)
+        return load.chunks_per_s <= safe_per_s
+
+    monkeypatch.setattr(calibrating, "_keep", keep)
+    monkeypatch.setattr(calibrating, "one_load", lambda *_: {})
+    calibrating._loads(TINY, cast(Client, None), [0], tmp_path)
+    assert seen == itls_ms
 
 
 def test_it_holds_for_one_client_one_machine_and_these_cores(

@@ -146,8 +146,8 @@ def _added_caption(part: Part, points: pd.DataFrame, allowed: pd.DataFrame) -> s
         )
     if len(ramp):
         rate = instrument.allowed_per_s(part)
-        kept = f"the rate that was kept divided by {RATE_FACTOR:g}"
-        text += f"Broken line: {count(rate)} chunks/s, {kept}."
+        line = f"{count(rate)} chunks/s, the rate that was kept divided by {RATE_FACTOR:g}"
+        text += f"Broken line: {line if np.isfinite(rate) else 'none, as no rate was kept'}."
     return text
 
 
