@@ -66,7 +66,7 @@ class Values:
 def lead(name: str, found: Frames, launches: Sequence[Launch], values: Values) -> str:
     """One paragraph: the attention effect, the cache, and how much of it can be trusted."""
     said = [
-        _lead_attention(name, found, values) + _held_too(name, found, values),
+        _lead_attention(name, found, values),
         _lead_cache(name, launches, values),
     ]
     seen = estimates.windows(found)
@@ -95,6 +95,7 @@ def _lead_attention(name: str, found: Frames, values: Values) -> str:
         f"At {level} requests in flight, MLA's output throughput is {', and '.join(said)}, "
         f"taken over dense layers and mixtures{_one_block(main)}."
         + "".join(f" On `{workload}` no block is complete." for workload in missing)
+        + _held_too(name, found, values)
     )
 
 
@@ -172,7 +173,7 @@ def _many(key: str, n: int, noun: str, values: Values) -> str:
 
 
 def _unjudged(name: str, found: Frames, values: Values) -> str:
-    if found.judgements.empty:
+    if found.windows.empty or not (found.windows["verdict"] == "valid").any():
         return ""
     if found.unproven().empty:
         return " Every gate could judge every valid window."
@@ -198,7 +199,7 @@ def refusals(name: str, found: Frames, values: Values) -> str:
         return "Every arm was measured."
     lines = []
     for (outcome, reason), group in told.groupby(["outcome", "reason"], sort=False):
-        arms = [f"`{values.label(f'{name}.arm.{arm}', arm)}`" for arm in group["arm"]]
+        arms = [f"`{values.label(f'{name}.arm.{arm}', arm)}`" for arm in sorted(group["arm"])]
         key = f"{name}.reason.{group['arm'].iloc[0]}"
         why = f": {values.label(key, _plain(str(reason)))}" if reason else ""
         lines.append(f"- {', '.join(arms)}: {outcome}{why}")

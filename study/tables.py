@@ -126,11 +126,9 @@ def arms(found: Frames, launches: Sequence[Launch]) -> Table:
     data = data.merge(engine, on="arm").merge(cache.drop(columns=list(estimates.FACTORS)), on="arm")
     per_token = data["bytes_per_token_engine"], data["bytes_per_token_theory"]
     capacity = data["tokens_engine"], data["tokens_theory"]
-    shown = pd.DataFrame(
+    first = data[["arm", "outcome"]].assign(**{"launches asked for": data["launches"]})
+    engine_said = pd.DataFrame(
         {
-            "arm": data["arm"],
-            "outcome": data["outcome"],
-            "launches asked for": data["launches"],
             "attention back end": data["attention_backend"],
             "mixture back end": data["moe_backend"],
             "block size": [reported(size, "{:.0f}".format) for size in data["block_size"]],
@@ -141,12 +139,13 @@ def arms(found: Frames, launches: Sequence[Launch]) -> Table:
             "KV capacity in tokens: engine | arithmetic": _beside(*capacity),
             "ready after (s)": [reported(value, number) for value in data["ready_s"]],
         }
-    )
+    ).where(data["ready_s"].notna(), "–")
     return Table(
-        shown,
+        first.join(engine_said),
         data,
         "Outcome of every arm; back ends, block size and cache as the engine itself reports them. "
-        "Arithmetic is on the model's shape (capacity: before the cache is cut into blocks).",
+        "Arithmetic is on the model's shape (capacity: before the cache is cut into blocks). "
+        "–: no server of it was ready.",
     )
 
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+import stub
 from simulate import simulate
 
-from study import ledgers, validity
+from study import ledgers, sentences, validity
 from study.chapters import belief
 from study.frames import Frames
 from study.sentences import Values
@@ -129,3 +130,24 @@ def test_nothing_measured_is_said() -> None:
     assert "nothing to believe" in belief.verdicts(nothing, Values())
     assert belief.gates(nothing).figure is None
     assert "No arm" in belief.distinct(nothing).caption
+
+
+def test_what_no_block_compares_has_no_caution_and_no_valid_window_no_proof() -> None:
+    asked = stub.experiment(launches=1)
+    planned = stub.launches(asked)
+    cells = [
+        (launch.arm.name, window.workload.name, window.level, launch.block)
+        for launch in planned
+        for window in launch.arm.windows
+    ]
+    said = {
+        void: (
+            sentences.lead("x", found, planned, Values()),
+            sentences.outcomes("x", found, planned, Values()),
+        )
+        for void, found in ((True, stub.frames(asked, void=cells)), (False, stub.frames(asked)))
+    }
+    assert "no block allows" in said[True][0] and "That ratio" not in said[True][0]
+    assert "That ratio holds more than attention" in said[False][0]
+    assert "judge" not in said[True][1]
+    assert "at least one gate could not judge" in said[False][1]

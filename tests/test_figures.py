@@ -294,6 +294,15 @@ def test_a_table_of_nothing_says_so(name: str) -> None:
     assert table.caption in table._repr_html_()
 
 
+def test_of_an_arm_without_a_server_nothing_is_said_to_be_in_force() -> None:
+    asked = stub.experiment()
+    refused = stub.frames(asked, rejected={"mla-moe-4": "no common block size"})
+    told = tables.arms(refused, stub.launches(asked)).shown.set_index("arm")
+    said = told.drop(columns=["outcome", "launches asked for"])
+    assert set(said.loc["mla-moe-4"]) == {"–"}
+    assert not (said.drop("mla-moe-4") == "–").any().any()
+
+
 def test_results_say_void_rejected_or_not_measured() -> None:
     asked = stub.experiment()
     found = stub.frames(

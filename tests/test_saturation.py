@@ -166,6 +166,13 @@ def test_two_levels_are_too_few_to_judge() -> None:
     assert known["text"].str.contains("4 distinct levels").all()
     text = saturation.stops(PARTS["two levels"], Values())
     assert text.count("cannot judge (a knee needs 4 distinct levels") == 4
+    drawn = saturation_figures.throughput(PARTS["two levels"])
+    assert drawn.figure is not None and "4 distinct levels" in drawn.caption
+    for axis in drawn.figure.axes:  # too long to stand above a panel
+        assert sorted(text.get_text() for text in axis.texts) == [
+            "GQA · dense: cannot judge",
+            "MLA · dense: cannot judge",
+        ]
 
 
 def test_void_windows_do_not_make_a_knee() -> None:

@@ -156,7 +156,7 @@ def start(part: Part, values: Values) -> str:
         lines.append(
             f"- {_pair(part, pair, values)}: ready **{values.interval(key, said)} s** later than "
             f"the baseline, which takes {values.number(f'{key}.baseline_s', mean_s)} s"
-            f"{'; one start of each shows no difference' if said.n == 1 else ''}."
+            f"{'; one start of each carries no interval' if said.n == 1 else ''}."
         )
     return "\n".join(lines)
 

@@ -70,7 +70,9 @@ def knee_lines(axis: Axes, known: pd.DataFrame, *, marked: bool = False) -> None
 def said_above(axis: Axes, known: pd.DataFrame, title: str) -> None:
     """Under the title a line per curve: its knee, or why it has none."""
     for place, row in enumerate(reversed(list(rows_of(known)))):
-        text = f"{spelled(row.model)}: {knee_text(row)}"
+        # Why a curve cannot be judged is too long for here; the caption says it.
+        said = row.state if row.state == CANNOT_JUDGE else knee_text(row)
+        text = f"{spelled(row.model)}: {said}"
         axis.annotate(
             text,
             xy=(0, 1),
