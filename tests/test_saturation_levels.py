@@ -79,3 +79,13 @@ def test_captions_say_that_launches_chose_their_levels() -> None:
 def test_one_launch_gives_points_without_bars() -> None:
     drawn = saturation_figures.throughput(only(part(cap, launches=1), lambda row: row.level < 129))
     assert drawn.figure is not None and "a single launch carries no interval" in drawn.caption
+
+
+def test_a_void_level_near_the_knee_is_said_beside_it() -> None:
+    near = part(cap, void=lambda row: bool(row.level == 45))
+    far = part(cap, void=lambda row: bool(row.level == 4))
+    assert row_of(knees(near)).void_near == "45"
+    assert row_of(knees(far)).void_near == row_of(knees(part(cap))).void_near == ""
+    said = saturation.stops(near, Values())
+    assert "near it every window of level 45 is void, so it might lie elsewhere" in said
+    assert "void" not in saturation.stops(far, Values())
