@@ -54,9 +54,13 @@ def inherit(environment: Path) -> None:
     """
     if sys.prefix == sys.base_prefix:
         return
-    here = sysconfig.get_path("purelib")
+    see(environment, "engine", Path(sysconfig.get_path("purelib")))
+
+
+def see(environment: Path, name: str, folder: Path) -> None:
+    """Let Python in this environment import from a folder."""
     inside = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
-    (inside / "engine.pth").write_text(f"{here}\n")
+    (inside / f"{name}.pth").write_text(f"{folder}\n")
 
 
 def has_vllm() -> bool:
@@ -91,7 +95,8 @@ def install(python: Path, engine: str, torch_index: str) -> None:
     locked = ("--no-deps", "--require-hashes", "-r", str(HERE / f"{lock}.txt"))
     if engine != "cpu" or not uv(python, *locked):
         pip(python, *locked)
-    pip(python, "--no-deps", "--no-build-isolation", "-e", str(HERE.parent))
+    # The study needs no build: for an editable one, setuptools is too old in many images.
+    see(python.parent.parent, "study", HERE.parent)
     # Where Python may not keep what it compiles (many images say so), every process would do it.
     subprocess.run([str(python), "-m", "compileall", "-q", str(HERE.parent / "study")], check=False)
     (python.parent.parent / f"ready-{engine}").touch()  # as make knows it: see the Makefile

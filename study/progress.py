@@ -92,6 +92,6 @@ class Progress:
         gone = time.monotonic() - self._began
         done = self._launches_done_s + self._launch_so_far_s
         left = max(self.plan.seconds - done, 0.0)
-        if self._known.expected_s + done > 60:
-            left *= self._known.after(gone, done).slowness
+        seen = self._known.expected_s + done > 60
+        left *= (self._known.after(gone, done) if seen else self._known).slowness
         return f"{duration(gone)} gone, about {duration(left)} left"

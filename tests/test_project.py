@@ -64,19 +64,23 @@ def test_setup_without_the_engine_that_was_asked_for_says_what_to_do(tmp_path: P
     assert not (tmp_path / "venv").exists()
 
 
-def test_an_environment_made_from_an_environment_sees_its_packages(tmp_path: Path) -> None:
+def test_an_environment_made_from_an_environment_sees_its_packages_and_the_study(
+    tmp_path: Path,
+) -> None:
     """As in images whose vLLM lies in a virtual environment of its own."""
     code = (
-        "import sys, venv; from pathlib import Path; import install\n"
-        "venv.create(sys.argv[1], system_site_packages=True); install.inherit(Path(sys.argv[1]))"
+        "import sys, venv; from pathlib import Path; import install; made = Path(sys.argv[1])\n"
+        "venv.create(made, system_site_packages=True); install.inherit(made)\n"
+        "install.see(made, 'study', install.HERE.parent)"
     )
     made = tmp_path / "venv"
     subprocess.run([sys.executable, "-c", code, str(made)], cwd=INSTALL.parent, check=True)
-    seen = "import importlib.util as u; print(u.find_spec('papermill') is not None)"
+    seen = "import papermill, study.gates; print(study.__file__)"
     answer = subprocess.run(
-        [str(made / "bin/python"), "-c", seen], capture_output=True, text=True, check=True
-    )
-    assert answer.stdout == "True\n"
+        [str(made / "bin/python"), "-c", seen],
+        capture_output=True, text=True, check=True, cwd=tmp_path,
+    )  # fmt: skip
+    assert Path(answer.stdout.strip()) == ROOT / "study/__init__.py"
 
 
 def test_every_direct_need_is_in_the_lock() -> None:
