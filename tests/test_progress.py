@@ -79,6 +79,17 @@ def test_what_earlier_launches_took_counts_from_the_first_line(
     assert seconds_left(out.getvalue()) == pytest.approx(left_s * slowness, abs=31)
 
 
+def test_before_any_launch_the_guess_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    launch = plan.launches(Architecture.of({"launches": 1}), SETUP)[0]
+    out = io.StringIO()
+    progress = Progress([launch], out, Experience(guess=3.0))
+    progress.launch(launch, 1, 1)
+    progress.window(launch, launch.arm.windows[0])
+    left_s = launch.expected_s - launch.start_s
+    assert seconds_left(out.getvalue()) == pytest.approx(3 * left_s, abs=31)
+
+
 def test_a_launch_that_failed_and_is_tried_once_more_counts_once() -> None:
     launches = plan.launches(Architecture.of({"launches": 1}), SETUP)
     first, rest = launches[0], launches[1:]
