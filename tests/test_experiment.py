@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from study import notebooks, paths, plan, profiles, reproduce, theory
+from study import notebooks, paths, plan, profiles, reproduce, speed, theory
 from study.__main__ import main
 from study.curves import LEAST_LEVELS
 from study.errors import StudyError
@@ -306,7 +306,10 @@ def test_the_plan_names_analyses(analyses: list[str], scratch: Path) -> None:
     assert re.search(r"without a server: +nothing", reproduce.describe(none, store))
 
 
-def test_the_plan_follows_what_was_measured_here(analyses: list[str], scratch: Path) -> None:
+def test_the_plan_follows_what_was_measured_here(
+    analyses: list[str], scratch: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(speed, "slowness", lambda: 1.5)
     profile, store = profiles.load("smoke"), Store(scratch / "data/raw")
 
     def fitting() -> int:
@@ -314,6 +317,7 @@ def test_the_plan_follows_what_was_measured_here(analyses: list[str], scratch: P
         return int(re.findall(r"within the budget: (\d+) launches", said)[0])
 
     guessed = fitting()
+    assert "a core of it takes 1.5 times as long" in reproduce.describe(profile, store)
     first, *rest = reproduce.all_launches(profile)
     writer = store.begin(first)
     writer.update(wall_s=3 * first.expected_s)

@@ -42,7 +42,7 @@ def test_the_summary_leads_with_what_came_back() -> None:
 
 def test_the_engines_own_words_stand_in_the_summary() -> None:
     text = text_of(offload.summary(case("whole"), Values()))
-    assert "`gqa-dense-native`: rejected: `Exception: CPU Offloading" in text
+    assert "- `gqa-dense-native`, `mla-dense-native`: rejected: `Exception: CPU Offloading" in text
 
 
 def test_one_block_says_that_it_carries_no_interval() -> None:
