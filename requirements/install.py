@@ -59,7 +59,8 @@ def inherit(environment: Path) -> None:
 
 def see(environment: Path, name: str, folder: Path) -> None:
     """Let Python in this environment import from a folder."""
-    inside = Path(sysconfig.get_path("purelib", vars={"base": str(environment)}))
+    # Asked for by name: outside of environments, Debian's own Python would name another folder.
+    inside = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(environment)}))
     (inside / f"{name}.pth").write_text(f"{folder}\n")
 
 

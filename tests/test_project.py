@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +49,22 @@ def test_the_cpu_lock_leaves_out_what_breaks_a_cpu_torch() -> None:
 INSTALL = ROOT / "requirements/install.py"
 
 
+def outside() -> list[Path]:
+    """The Pythons that an environment can be made from here: ours, and the system's own."""
+    base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
+    found = (shutil.which(name, path=os.defpath) for name in ("python3.11", "python3.12"))
+    return sorted({base, *(Path(path) for path in found if path)})
+
+
+def seen_from(environment: Path, imports: str) -> Path:
+    """Where the study lies for the Python of an environment."""
+    answer = subprocess.run(
+        [str(environment / "bin/python"), "-c", f"{imports}; print(study.__file__)"],
+        capture_output=True, text=True, check=True, cwd=environment,
+    )  # fmt: skip
+    return Path(answer.stdout.strip())
+
+
 def test_setup_without_the_engine_that_was_asked_for_says_what_to_do(tmp_path: Path) -> None:
     base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
     has = "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is not None)"
@@ -75,12 +93,21 @@ def test_an_environment_made_from_an_environment_sees_its_packages_and_the_study
     )
     made = tmp_path / "venv"
     subprocess.run([sys.executable, "-c", code, str(made)], cwd=INSTALL.parent, check=True)
-    seen = "import papermill, study.gates; print(study.__file__)"
-    answer = subprocess.run(
-        [str(made / "bin/python"), "-c", seen],
-        capture_output=True, text=True, check=True, cwd=tmp_path,
-    )  # fmt: skip
-    assert Path(answer.stdout.strip()) == ROOT / "study/__init__.py"
+    assert seen_from(made, "import papermill, study.gates, study") == ROOT / "study/__init__.py"
+
+
+@pytest.mark.parametrize("python", outside(), ids=str)
+def test_an_environment_made_from_outside_of_any_sees_the_study(
+    python: Path, tmp_path: Path
+) -> None:
+    """Debian's own Python keeps its packages elsewhere than its environments do."""
+    code = (
+        "import sys, venv; from pathlib import Path; import install; made = Path(sys.argv[1])\n"
+        "venv.create(made); install.see(made, 'study', install.HERE.parent)"
+    )
+    made = tmp_path / "venv"
+    subprocess.run([str(python), "-c", code, str(made)], cwd=INSTALL.parent, check=True)
+    assert seen_from(made, "import study") == ROOT / "study/__init__.py"
 
 
 def test_every_direct_need_is_in_the_lock() -> None:
