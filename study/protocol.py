@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Sequence
+from functools import cache
 
 from study import paths
 
@@ -39,7 +39,8 @@ MEASURING = (
 )
 
 
-def digest(modules: Sequence[str] = MEASURING) -> str:
+@cache  # the code of a running process does not change
+def digest(modules: tuple[str, ...] = MEASURING) -> str:
     """The hash of what modules of study do: their syntax trees, without docstrings."""
     text = "\n".join(_meaning((paths.PACKAGE / f"{name}.py").read_text()) for name in modules)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

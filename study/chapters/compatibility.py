@@ -119,8 +119,8 @@ def _panel(axis: Axes, answers: pd.DataFrame, rows: list[str]) -> None:
         x, y = sizes.index(int(str(row.asked_block))), rows.index(str(row.row))
         face = COLOUR[str(row.outcome)]
         axis.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor=PAPER, alpha=FADED))
-        words = _in_cell(row)
-        axis.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=7, color=INK)
+        if words := _in_cell(row):
+            axis.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=7, color=INK)
     axis.set_xlim(0, len(sizes))
     axis.set_ylim(len(rows), 0)
     names = [str(size) if size else "no flag" for size in sizes]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import pandas as pd
 
@@ -86,6 +87,7 @@ def judge(rule: Rule, tables: pd.DataFrame) -> Found:
     return Found(rule, cases[rule.version], cases[derived[-1]], derived[-1])
 
 
+@cache
 def judged() -> tuple[Found, ...]:
     """Every rule, by the committed tables."""
     tables = {name: compat.read(name) for name in {rule.table for rule in RULES}}
