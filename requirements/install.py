@@ -94,7 +94,10 @@ def install(python: Path, engine: str, torch_index: str) -> None:
         pip(python, "-r", str(HERE / "cuda.in"))
     lock = "cpu" if engine == "cpu" else "rocm" if engine == "rocm" else "cuda"
     locked = ("--no-deps", "--require-hashes", "-r", str(HERE / f"{lock}.txt"))
-    if engine != "cpu" or not uv(python, *locked):
+    if engine != "cpu":
+        # Also what the image has in the same version: Jupyter looks for its files beside Python.
+        pip(python, "--ignore-installed", *locked)
+    elif not uv(python, *locked):
         pip(python, *locked)
     # The study needs no build: for an editable one, setuptools is too old in many images.
     see(python.parent.parent, "study", HERE.parent)
