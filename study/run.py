@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import count
@@ -129,16 +130,15 @@ def _measure(
         command = engine.command(arm, sys.executable, folder, name, port, seed, str(storage))
         writer.update(command=command.as_shell(), compile_cache=engine.compile_cache())
         with Server(command, name, port, writer.log) as server, _interruption_noted(writer):
-            in_force = engine.in_force(
-                server.metrics(),
-                server.require("GET", "/server_info", SERVER_INFO_S)[1],
-                server.log_text(),
-            )
             bound = cores.bind(server.pid, engine.core_pid(server.log_text()))
-            writer.update(ready_s=server.ready_s, in_force=in_force, cores=bound)
+            writer.update(ready_s=server.ready_s, cores=bound)
             longest = int(arm.flags["max_model_len"])
-            said = outputs.capture(server, arm.model, longest, arm.output_passes)
+            with ThreadPoolExecutor() as beside:  # its answer takes seconds, and so do the prompts
+                info = beside.submit(server.require, "GET", "/server_info", SERVER_INFO_S)
+                said = outputs.capture(server, arm.model, longest, arm.output_passes)
             write_json(writer.folder / "outputs.json", said)
+            in_force = engine.in_force(server.metrics(), info.result()[1], server.log_text())
+            writer.update(in_force=in_force)
             _load(Session(launch, server, client, storage), writer, in_force, progress)
             stopping = time.monotonic()
         ended = time.monotonic()

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,28 @@ def test_an_environment_made_from_an_environment_sees_its_packages_and_the_study
     made = tmp_path / "venv"
     subprocess.run([sys.executable, "-c", code, str(made)], cwd=INSTALL.parent, check=True)
     assert seen_from(made, "import papermill, study.gates, study") == ROOT / "study/__init__.py"
+
+
+def test_beside_an_engine_jupyter_finds_its_files_though_the_image_has_the_same_version(
+    tmp_path: Path,
+) -> None:
+    """It looks for templates beside the Python that runs; here nbconvert lies elsewhere too."""
+    lock = (INSTALL.parent / "cuda.txt").read_text()
+    locked = next(one for one in ENTRY.finditer(lock) if one[1] == "nbconvert")
+    assert locked[2] == metadata.version("nbconvert")
+    (tmp_path / "requirements").mkdir()
+    (tmp_path / "requirements/cuda.txt").write_text(f"{locked[0]}\n")
+    (tmp_path / "study").symlink_to(ROOT / "study")
+    code = (
+        "import sys, venv; from pathlib import Path; import install; made = Path(sys.argv[1])\n"
+        "venv.create(made, with_pip=True, system_site_packages=True); install.inherit(made)\n"
+        "install.HERE = made.parent / 'requirements'\n"
+        "install.install(made / 'bin/python', 'system', 'none')"
+    )
+    made = tmp_path / "venv"
+    subprocess.run([sys.executable, "-c", code, str(made)], cwd=INSTALL.parent, check=True)
+    shown = seen_from(made, "import study; from nbconvert import HTMLExporter; HTMLExporter()")
+    assert shown == tmp_path / "study/__init__.py"
 
 
 @pytest.mark.parametrize("python", outside(), ids=str)
