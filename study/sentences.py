@@ -192,23 +192,32 @@ def unsure(key: str, found: Frames, values: Values) -> str:
 
 
 def refusals(name: str, found: Frames, values: Values) -> str:
-    """Every arm that was not measured, with the reason in the engine's own words."""
+    """Every arm that was not, or not always, measured; the reason in the engine's own words."""
     told = estimates.outcomes(found)
+    told["asked"] = told.groupby("arm")["launches"].transform("sum")
     told = told[told["outcome"] != "measured"]
     if told.empty:
         return "Every arm was measured."
     lines = []
     for (outcome, reason), group in told.groupby(["outcome", "reason"], sort=False):
-        arms = [f"`{values.label(f'{name}.arm.{arm}', arm)}`" for arm in sorted(group["arm"])]
+        arms = [_how_often(name, row, values) for row in rows_of(group.sort_values("arm"))]
         key = f"{name}.reason.{group['arm'].iloc[0]}"
         why = f": {values.label(key, _plain(str(reason)))}" if reason else ""
         lines.append(f"- {', '.join(arms)}: {outcome}{why}")
     return "\n".join(lines)
 
 
+def _how_often(name: str, row: Any, values: Values) -> str:
+    """An arm, and in how many of its launches, if not in all of them."""
+    arm = f"`{values.label(f'{name}.arm.{row.arm}', row.arm)}`"
+    key, n = f"{name}.launches.{row.arm}", row.launches
+    if n == row.asked:
+        return arm
+    return f"{arm} ({values.count(f'{key}.{n}', n)} of {values.count(key, row.asked)} launches)"
+
+
 def _plain(text: str) -> str:
-    """An engine's words as inline code, which Markdown leaves alone."""
-    return "`" + " ".join(text.replace("`", "'").split()) + "`"
+    return "`" + " ".join(text.replace("`", "'").split()) + "`"  # code: Markdown leaves it alone
 
 
 # --- attention and feed-forward -------------------------------------------------------------------

@@ -100,6 +100,16 @@ def test_refusals_are_in_the_engines_own_words() -> None:
     assert sentences.refusals("architecture", FOUND["whole"], Values()) == "Every arm was measured."
 
 
+def test_of_an_arm_that_was_measured_in_some_blocks_only_it_is_said_in_how_many() -> None:
+    found = stub.frames(ASKED)
+    rows = found.launches
+    later = rows["arm"].eq("mla-dense-4") & (rows["block"] > 0)
+    rows.loc[later, ["outcome", "reason"]] = "not measured", "not measured within the budget"
+    total = int(rows["arm"].eq("mla-dense-4").sum())
+    text = sentences.refusals("architecture", found, Values())
+    assert f"- `mla-dense-4` ({total - 1} of {total} launches): not measured" in text
+
+
 def test_a_reason_is_said_once_for_all_arms_and_blocks_that_share_it() -> None:
     found = stub.frames(ASKED, rejected={"mla-dense-4": REFUSAL, "mla-moe-4": REFUSAL})
     rows = found.launches

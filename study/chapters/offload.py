@@ -36,7 +36,7 @@ def summary(part: Part, values: Values) -> list[Shown]:
         "Bytes": bytes_moved(part, values),
         "The price where nothing comes back": price(part, values),
         "Same output": outputs(part, values),
-        "Arms not measured": sentences.refusals(part.name, part.found, values),
+        "Not measured": sentences.refusals(part.name, part.found, values),
     }
     return [
         Text(f"> {lead(part, values)}"),
