@@ -48,13 +48,20 @@ def test_the_cpu_lock_leaves_out_what_breaks_a_cpu_torch() -> None:
 
 
 INSTALL = ROOT / "requirements/install.py"
+BASE = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
 
 
 def outside() -> list[Path]:
     """The Pythons that an environment can be made from here: ours, and the system's own."""
-    base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
     found = (shutil.which(name, path=os.defpath) for name in ("python3.11", "python3.12"))
-    return sorted({base, *(Path(path) for path in found if path)})
+    return sorted({BASE, *(Path(path) for path in found if path)})
+
+
+def set_up(made: Path, python: Path | str, *steps: str) -> None:
+    """Let this Python take these steps of the set-up for an environment."""
+    begin = "import sys, venv; from pathlib import Path; import install; made = Path(sys.argv[1])"
+    code = "\n".join((begin, *steps))
+    subprocess.run([str(python), "-c", code, str(made)], cwd=INSTALL.parent, check=True)
 
 
 def seen_from(environment: Path, imports: str) -> Path:
@@ -67,12 +74,11 @@ def seen_from(environment: Path, imports: str) -> Path:
 
 
 def test_setup_without_the_engine_that_was_asked_for_says_what_to_do(tmp_path: Path) -> None:
-    base = Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}"
     has = "import importlib.util as u, sys; sys.exit(u.find_spec('vllm') is not None)"
-    if subprocess.run([str(base), "-c", has], check=False).returncode:
+    if subprocess.run([str(BASE), "-c", has], check=False).returncode:
         pytest.skip("this Python has an engine")
     answer = subprocess.run(
-        [str(base), str(INSTALL), str(tmp_path / "venv"), "rocm", "--torch-index", "none"],
+        [str(BASE), str(INSTALL), str(tmp_path / "venv"), "rocm", "--torch-index", "none"],
         capture_output=True,
         text=True,
         check=False,
@@ -87,13 +93,13 @@ def test_an_environment_made_from_an_environment_sees_its_packages_and_the_study
     tmp_path: Path,
 ) -> None:
     """As in images whose vLLM lies in a virtual environment of its own."""
-    code = (
-        "import sys, venv; from pathlib import Path; import install; made = Path(sys.argv[1])\n"
-        "venv.create(made, system_site_packages=True); install.inherit(made)\n"
-        "install.see(made, 'study', install.HERE.parent)"
-    )
     made = tmp_path / "venv"
-    subprocess.run([sys.executable, "-c", code, str(made)], cwd=INSTALL.parent, check=True)
+    set_up(
+        made,
+        sys.executable,
+        "venv.create(made, system_site_packages=True); install.inherit(made)",
+        "install.see(made, 'study', install.HERE.parent)",
+    )
     assert seen_from(made, "import papermill, study.gates, study") == ROOT / "study/__init__.py"
 
 
@@ -107,14 +113,14 @@ def test_beside_an_engine_jupyter_finds_its_files_though_the_image_has_the_same_
     (tmp_path / "requirements").mkdir()
     (tmp_path / "requirements/cuda.txt").write_text(f"{locked[0]}\n")
     (tmp_path / "study").symlink_to(ROOT / "study")
-    code = (
-        "import sys, venv; from pathlib import Path; import install; made = Path(sys.argv[1])\n"
-        "venv.create(made, with_pip=True, system_site_packages=True); install.inherit(made)\n"
-        "install.HERE = made.parent / 'requirements'\n"
-        "install.install(made / 'bin/python', 'system', 'none')"
-    )
     made = tmp_path / "venv"
-    subprocess.run([sys.executable, "-c", code, str(made)], cwd=INSTALL.parent, check=True)
+    set_up(
+        made,
+        sys.executable,
+        "venv.create(made, with_pip=True, system_site_packages=True); install.inherit(made)",
+        "install.HERE = made.parent / 'requirements'",
+        "install.install(made / 'bin/python', 'system', 'none')",
+    )
     shown = seen_from(made, "import study; from nbconvert import HTMLExporter; HTMLExporter()")
     assert shown == tmp_path / "study/__init__.py"
 
@@ -124,12 +130,8 @@ def test_an_environment_made_from_outside_of_any_sees_the_study(
     python: Path, tmp_path: Path
 ) -> None:
     """Debian's own Python keeps its packages elsewhere than its environments do."""
-    code = (
-        "import sys, venv; from pathlib import Path; import install; made = Path(sys.argv[1])\n"
-        "venv.create(made); install.see(made, 'study', install.HERE.parent)"
-    )
     made = tmp_path / "venv"
-    subprocess.run([str(python), "-c", code, str(made)], cwd=INSTALL.parent, check=True)
+    set_up(made, python, "venv.create(made); install.see(made, 'study', install.HERE.parent)")
     assert seen_from(made, "import study") == ROOT / "study/__init__.py"
 
 
