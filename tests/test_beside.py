@@ -170,6 +170,16 @@ def test_the_probe_reads_and_multiplies(monkeypatch: pytest.MonkeyPatch) -> None
     assert max(probed["matrix_flop_s"]["fp32"]) == 2 * 64**3 / 0.25
 
 
+@pytest.mark.parametrize(("repeat_s", "repeats"), [(0.01, machine.REPEATS), (1.5, 3), (9.0, 1)])
+def test_a_slow_machine_repeats_less_often(
+    repeat_s: float, repeats: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = [0.0]
+    monkeypatch.setattr("study.machine.time.perf_counter", lambda: gone[0])
+    found = machine._timed(lambda: gone.__setitem__(0, gone[0] + repeat_s))
+    assert found == pytest.approx([repeat_s] * repeats)
+
+
 # --- the chapter and the notebook -----------------------------------------------------------------
 
 
