@@ -30,7 +30,7 @@ from study.profiles import Choice, Profile
 from study.store import Store
 
 NOTEBOOK_S = 9.0  # a notebook's own cells: its kernel, tables and figures
-REPORT_S = 15.0
+REPORT_S = 45.0  # and the look at what the machine can do
 
 
 def all_launches(profile: Profile) -> tuple[Launch, ...]:

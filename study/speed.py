@@ -1,31 +1,30 @@
 """How quick a core of this machine is just now, beside the one that the plan's times are from.
 
 Before anything was measured here this is the best guess of how long things take: an engine's start
-is imports for the most part, and a notebook Python too.
+is imports for the most part, and so is a notebook's. Compiling Python would be a quicker look, but
+tells of the interpreter's own build too: between two builds of one version it differs by a fifth.
 """
 
 from __future__ import annotations
 
-import argparse
-import inspect
+import subprocess
+import sys
 import time
-from collections.abc import Callable
 from functools import cache
 
-PIECE_S = 0.015  # what the piece of work takes where the CPU engine starts in 20 s
-LONG_S = 1.0  # neighbours on the machine come and go within less
+PIECE = "import pandas, scipy.stats"  # what the plan itself has imported: no disk is waited for
+PIECE_S = 1.2  # what it takes where the CPU engine starts in 20 s
 
 
 @cache
 def slowness() -> float:
-    """Seconds that a core takes here for a second there; a look of a second, once a process."""
-    return piece_s(time.perf_counter) / PIECE_S
+    """Seconds that a core takes here for a second there; a look of a second or two, once a
+    process."""
+    return piece_s() / PIECE_S
 
 
-def piece_s(clock: Callable[[], float]) -> float:
-    """Mean seconds by this clock in which Python compiles a certain module of its library."""
-    source, times, began = inspect.getsource(argparse), 0, clock()
-    while (gone := clock() - began) < LONG_S:
-        compile(source, argparse.__name__, "exec")
-        times += 1
-    return gone / times
+def piece_s() -> float:
+    """Seconds in which a new Python imports two large libraries."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", PIECE], check=True)
+    return time.perf_counter() - began

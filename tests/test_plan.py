@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study import engine, plan, platform, protocol
-from study.experiments import Architecture
+from study.experiments import Aiter, Architecture
 from study.search import Search
 
 SETUP: dict[str, Any] = {
@@ -106,6 +106,16 @@ def test_cost_adds_up() -> None:
     assert (total.launches, total.windows) == (8, 8 * 4)
     assert total.seconds > half.seconds > 4 * plan.ON_A_CPU.start_s
     assert "8 launches, 32 windows, about" in str(total)
+
+
+def test_the_engine_compiles_anew_in_the_first_block_only() -> None:
+    found = plan.launches(Aiter.of({"launches": 3}), SETUP)
+    start_s = {(one.arm.name.rpartition("-")[2], one.block): one.start_s for one in found}
+    pace = plan.ON_A_CPU
+    for block, compile_s in enumerate((pace.compile_s, pace.compiled_s, pace.compiled_s)):
+        took_s = start_s["compiled", block] - start_s["eager", block]
+        assert took_s == pytest.approx(compile_s)
+    assert pace.compile_s > pace.compiled_s > 0
 
 
 def test_the_plan_expects_the_windows_that_a_search_would_ask_for() -> None:
