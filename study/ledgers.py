@@ -220,8 +220,8 @@ def _switched_off(launches: Sequence[Launch]) -> list[Row]:
     if not off:
         return []
     meaning = (
-        "MLA on a CPU without AMX lacks what is named, so no arm of the study gets it: it would "
-        "hide in a ratio of families."
+        "MLA on a CPU without AMX lacks what is named, so no arm compared here has it, "
+        "wherever it runs: it would hide in a ratio of families."
     )
     return [("features off for all", ", ".join(off), meaning)]
 
@@ -260,7 +260,7 @@ def _limits(launches: Sequence[Launch]) -> list[Row]:
         rows.append(
             (
                 "tiny models",
-                f"at most {number(max(weights) / 1e6)} MB of weights",
+                f"at most {number(max(weights) / 1e6)} MB of weights in their layers",
                 "Absolute speed measures the engine's overhead; mechanisms show, bounds do not.",
             )
         )

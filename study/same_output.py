@@ -78,13 +78,22 @@ class Agreement:
             f"a tie); log-probabilities change by at most {self.logprob_change:.2g}, those of a "
             f"prompt that begins otherwise by {self.control:.2g}"
         )
-        if self.differing > self.ties or self.logprob_change > LOGPROB_TOLERANCE:
-            return "fail", f"{said}: not the same computation."
+        if broken := self._broken():
+            return "fail", f"{said}: {' and '.join(broken)}."
         if self.unanswered:
             return "cannot judge", f"{said}; {self.unanswered} more were not answered by both."
         if not self.control > 2 * LOGPROB_TOLERANCE:
             return "cannot judge", f"{said}: the output hardly depends on the prompt."
         return "pass", f"{said}."
+
+    def _broken(self) -> list[str]:
+        """The limits that are not kept."""
+        broken = []
+        if self.differing > self.ties:
+            broken.append("tokens differ where there is no tie")
+        if self.logprob_change > LOGPROB_TOLERANCE:
+            broken.append(f"a log-probability changes by more than {LOGPROB_TOLERANCE:g}")
+        return broken
 
     def as_row(self) -> dict[str, Any]:
         """The facts, with verdict and text."""

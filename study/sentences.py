@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from study import estimates, families, ledgers, stats, theory
+from study import estimates, families, stats
 from study.equivalence import EQUIVALENT, MARGIN, SMALL
 from study.errors import StudyError
 from study.estimates import INTERVAL, METRICS, rows_of
@@ -60,79 +60,6 @@ class Values:
         return text
 
 
-# --- the headline ---------------------------------------------------------------------------------
-
-
-def lead(name: str, found: Frames, launches: Sequence[Launch], values: Values) -> str:
-    """One paragraph: the attention effect, the cache, and how much of it can be trusted."""
-    said = [
-        _lead_attention(name, found, values),
-        _lead_cache(name, launches, values),
-    ]
-    seen = estimates.windows(found)
-    valid = values.count(f"{name}.lead.windows.valid", int((seen["verdict"] == "valid").sum()))
-    asked = values.count(f"{name}.lead.windows.asked", len(estimates.planned(launches)))
-    return " ".join(filter(None, [*said, f"{valid} of {asked} windows compared are valid."]))
-
-
-def _lead_attention(name: str, found: Frames, values: Values) -> str:
-    """MLA over GQA in output throughput at the highest level, over all feed-forward families."""
-    effects = _at_top_level(found, families.factorial_effects(found, "output_tok_s"))
-    every = effects.loc[effects["effect"] == families.EFFECTS[0]]
-    main, missing = every.loc[every["n"] > 0], every.loc[every["n"] == 0, "workload"]
-    if main.empty:
-        return "At the highest level no block allows an overall comparison of MLA with GQA."
-    pairs = _at_top_level(found, families.attention_ratios(found, "output_tok_s"))
-    said = []
-    for row in rows_of(main):
-        key = f"{name}.lead.{row.workload}"
-        of_workload = pairs[(pairs["workload"] == row.workload) & (pairs["n"] > 0)]
-        both = [_both(f"{key}.{pair.feed_forward}", pair, values) for pair in rows_of(of_workload)]
-        ratio = values.interval(f"{key}.mla_over_gqa", row)
-        said.append(f"**{ratio}** times GQA's on `{row.workload}` ({', '.join(both)} tok/s)")
-    level = values.count(f"{name}.lead.level", int(main["level"].iloc[0]))
-    return (
-        f"At {level} requests in flight, MLA's output throughput is {', and '.join(said)}, "
-        f"taken over dense layers and mixtures{_one_block(main)}."
-        + "".join(f" On `{workload}` no block is complete." for workload in missing)
-        + _held_too(name, found, values)
-    )
-
-
-def _held_too(name: str, found: Frames, values: Values) -> str:
-    """What the engine sets otherwise for one family than for the other: a ratio holds it."""
-    differing = [what for what, *_ in ledgers.in_force_differences(found)]
-    if not differing:
-        return ""
-    said = values.label(f"{name}.lead.held_too", ", ".join(differing))
-    return f" That ratio holds more than attention: with the family the engine changes {said}."
-
-
-def _both(key: str, pair: Any, values: Values) -> str:
-    mla = values.number(f"{key}.mla_tok_s", pair.treatment_point)
-    gqa = values.number(f"{key}.gqa_tok_s", pair.baseline_point)
-    return f"{spelled(pair.feed_forward)}: {mla} against {gqa}"
-
-
-def _one_block(ratios: pd.DataFrame) -> str:
-    """A caution behind ratios that have no interval."""
-    return "; one block carries no interval" if (ratios["n"] == 1).any() else ""
-
-
-def _lead_cache(name: str, launches: Sequence[Launch], values: Values) -> str:
-    """The share of GQA's cache that MLA needs, where models of one size and depth allow it."""
-    needs = {
-        (model.attention, model.layers): theory.kv_bytes_per_token(model)
-        for model in (launch.arm.model for launch in launches)
-    }
-    depths = sorted(layers for family, layers in needs if family == "mla")
-    if not depths or ("gqa", depths[0]) not in needs:
-        return ""
-    share = needs["mla", depths[0]] / needs["gqa", depths[0]]
-    said = values.percent(f"{name}.lead.cache_share", share)
-    return f"By arithmetic, a token takes **{said}** of the cache that it takes with GQA."
-
-
 # --- what was measured ----------------------------------------------------------------------------
 
 
@@ -165,6 +92,24 @@ def outcomes(name: str, found: Frames, launches: Sequence[Launch], values: Value
         f"{measured}; valid: {valid}; void: {refused}."
     )
     return text + _unjudged(name, found, values)
+
+
+def one_block(ratios: pd.DataFrame) -> str:
+    """A caution behind ratios that have no interval."""
+    return "; one block carries no interval" if (ratios["n"] == 1).any() else ""
+
+
+def valid_of_asked(
+    key: str, found: Frames, launches: Sequence[Launch], values: Values, what: str
+) -> str:
+    """How many of the windows asked for are valid, and how many only at their second try."""
+    seen = estimates.windows(found)
+    ones = seen[seen["verdict"] == "valid"]
+    valid = values.count(f"{key}.valid", len(ones))
+    asked = values.count(f"{key}.asked", len(estimates.planned(launches)))
+    again = int(ones["again"].astype(bool).sum())
+    late = f", {values.count(f'{key}.again', again)} of them at a second try" if again else ""
+    return f"{valid} of {asked} windows {what} are valid{late}."
 
 
 def _many(key: str, n: int, noun: str, values: Values) -> str:
@@ -225,7 +170,7 @@ def _plain(text: str) -> str:
 
 def attention(name: str, found: Frames, metric: str, values: Values) -> str:
     """A line per workload: MLA / GQA at the highest level of the first depth."""
-    frame = _at_top_level(found, families.attention_ratios(found, metric))
+    frame = at_top_level(found, families.attention_ratios(found, metric))
     if frame.empty:
         return "- " + estimates.why_not(found, estimates.NO_PAIR)
     lines = []
@@ -281,7 +226,7 @@ def margin(name: str, values: Values) -> str:
 
 def effects(name: str, found: Frames, metric: str, values: Values) -> str:
     """The feed-forward's main effect and the interaction, at the highest level."""
-    frame = _at_top_level(found, families.factorial_effects(found, metric))
+    frame = at_top_level(found, families.factorial_effects(found, metric))
     if frame.empty:
         return "- " + estimates.why_not(found, estimates.NO_QUARTET)
     words = {
@@ -306,7 +251,8 @@ def _ratio(key: str, row: Any, values: Values) -> str:
     return f"**{values.interval(key, row)}**, {verdict(row)}"
 
 
-def _at_top_level(found: Frames, frame: pd.DataFrame) -> pd.DataFrame:
+def at_top_level(found: Frames, frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the first depth at its highest level."""
     first: pd.DataFrame = frame.loc[frame["layers"].isin(estimates.depths(found)[:1])]
     top: pd.DataFrame = first.loc[first["level"] == first["level"].max()]
     return top

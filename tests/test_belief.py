@@ -10,7 +10,7 @@ import stub
 from simulate import simulate
 
 from study import ledgers, sentences, validity
-from study.chapters import belief
+from study.chapters import architecture, belief
 from study.frames import Frames
 from study.sentences import Values
 
@@ -69,7 +69,8 @@ def drifting(*shares: float) -> Frames:
         ((-0.01, 0.0, 0.01), "no shared drift is shown, and one beyond 5 % is excluded"),
         ((0.020, 0.021, 0.022), "they share a drift, within the 5 %"),
         ((-0.11, -0.10, -0.12), "**they share a drift beyond 5 %**"),
-        ((-0.1, 0.1, 0.0), "beyond 5 % is not excluded"),
+        ((-0.1, 0.1, 0.0), ": a shared drift beyond 5 % is not excluded"),
+        ((0.03, 0.05, 0.04), "**they share a drift**, and that it lies beyond 5 % is not excluded"),
         ((0.0,), "too few launches to tell"),
         ((), "too few launches to tell"),
     ],
@@ -142,7 +143,7 @@ def test_what_no_block_compares_has_no_caution_and_no_valid_window_no_proof() ->
     ]
     said = {
         void: (
-            sentences.lead("x", found, planned, Values()),
+            architecture.lead("x", found, planned, Values()),
             sentences.outcomes("x", found, planned, Values()),
         )
         for void, found in ((True, stub.frames(asked, void=cells)), (False, stub.frames(asked)))

@@ -23,7 +23,7 @@ from study.chapters.aiter_estimates import (
 )
 from study.estimates import METRICS, of_metrics, rows_of
 from study.figures import interval_words
-from study.sentences import Values, lower, margin, verdict
+from study.sentences import Values, lower, margin, one_block, verdict
 from study.standing import NOT_APPLICABLE
 from study.style import spelled
 
@@ -48,7 +48,9 @@ def headline(part: Part, values: Values) -> str:
         ]
         said.append(f"{_pair(part, first, values)} {' and '.join(each)}")
     level = values.count(f"{part.name}.top_level", int(known["level"].iloc[0]))
-    return f"At {level} in flight, output throughput as a ratio: {'; '.join(said)}."
+    return (
+        f"At {level} in flight, output throughput as a ratio: {'; '.join(said)}{one_block(known)}."
+    )
 
 
 def speed(part: Part, metrics: Sequence[str], values: Values) -> str:
@@ -158,6 +160,10 @@ def start(part: Part, values: Values) -> str:
             f"the baseline, which takes {values.number(f'{key}.baseline_s', mean_s)} s"
             f"{'; one start of each carries no interval' if said.n == 1 else ''}."
         )
+    if lines:
+        lines.append(
+            "\nThe first start of a setting may compile what later ones find in the engine's cache."
+        )
     return "\n".join(lines)
 
 
@@ -225,8 +231,8 @@ def _not_applicable(part: Part, asked: str, values: Values) -> str:
     command = values.label(f"{part.name}.aiter.command", COMMAND)
     return (
         f"AITER is **not applicable** on this platform: {reason}. None of the {asked} AITER arms "
-        "was started, no figure or table here shows a number for AITER, and nothing is claimed "
-        f"about it, neither of speed nor of variability. It takes a ROCm node: there, "
+        "was started, nothing measured here is a number of AITER, and nothing is concluded from it "
+        f"about AITER, neither of speed nor of variability. It takes a ROCm node: there, "
         f"`{command}` measures AITER on and off and each of its parts."
     )
 

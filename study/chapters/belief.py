@@ -110,9 +110,11 @@ def _shared(drift: Interval, limit: str) -> str:
         return "too few launches to tell"
     if drift.low > DRIFT_LIMIT or drift.high < -DRIFT_LIMIT:
         return f"**they share a drift beyond {limit}**, so no rate here is one rate"
+    shown = drift.low > 0 or drift.high < 0
     if not -DRIFT_LIMIT < drift.low <= drift.high < DRIFT_LIMIT:
-        return f"a shared drift beyond {limit} is not excluded"
-    if drift.low > 0 or drift.high < 0:
+        said = "**they share a drift**, and that it lies" if shown else "a shared drift"
+        return f"{said} beyond {limit} is not excluded"
+    if shown:
         return f"they share a drift, within the {limit} that one window may have"
     return f"no shared drift is shown, and one beyond {limit} is excluded"
 

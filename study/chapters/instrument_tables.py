@@ -68,7 +68,7 @@ def seconds(part: Part) -> Table:
             "once more": data["again"].map({True: "yes"}).fillna(""),
             "outcome": data["outcome"],
             "verdict of its file": data["verdict"],
-            "requests": data["requests"].map(number),
+            "requests": data["requests"].map(count),
             "tokens in": [_range(a, b) for a, b in zip(data["input_least"], data["input_most"],
                                                        strict=True)],
             "out": [_range(a, b) for a, b in zip(data["output_least"], data["output_most"],

@@ -83,10 +83,20 @@ def lead(part: Part, values: Values) -> str:
     said = [f"When a prompt comes back: {'; '.join(told)}. {STORES}"] if told else []
     if silent:
         said.append(f"No launch compares restored with cold for {' and '.join(silent)}.")
-    seen = estimates.windows(part.found)
-    valid = values.count(f"{part.name}.windows.valid", int((seen["verdict"] == "valid").sum()))
-    asked = values.count(f"{part.name}.windows.asked", len(estimates.planned(part.launches)))
-    return " ".join([*said, f"{valid} of {asked} windows asked for are valid."])
+    valid = sentences.valid_of_asked(
+        f"{part.name}.windows", part.found, part.launches, values, "asked for"
+    )
+    return " ".join([*said, valid, *_not_the_same(part, values)])
+
+
+def _not_the_same(part: Part, values: Values) -> list[str]:
+    """A warning where a mode or a restored cache gives another output."""
+    judged = [one.judgement.verdict for one in offload_estimates.agreements(part)]
+    if "fail" not in judged:
+        return []
+    fail = values.count(f"{part.name}.outputs.fail", judged.count("fail"))
+    of = values.count(f"{part.name}.outputs.compared", len(judged))
+    return [f"Not all of it is the same computation: {fail} of {of} comparisons of output fail."]
 
 
 def _lead(name: str, row: Any, values: Values) -> str:

@@ -28,7 +28,7 @@ from study.estimates import launch_values, rows_of
 
 AGREE = 0.01  # relative; a file has a header of about a hundred bytes
 IN_FILES = "bytes of the files that grew"
-OF_FILES = "bytes of these prompts' files"
+OF_FILES = "these prompts' share of the bytes that cold stored"
 BY_ENGINE = "the engine's byte counter"
 ANSWERS_TOO = f"{BY_ENGINE}, answers too"
 
@@ -82,7 +82,10 @@ def _off(line: dict[str, Any]) -> float:
 
 
 def _read_back(row: Any, seen: pd.DataFrame) -> dict[str, object]:
-    """What the phase restored, by the hit counter, against the bytes that hold it."""
+    """What the phase restored, by the hit counter, against the bytes that hold it.
+
+    Nobody counts the bytes that are read from files: there it is the tokens that are checked.
+    """
     if not row.restored_tokens > 0:
         return {}
     if row.offload != FILE:
