@@ -122,17 +122,32 @@ class Store:
     def measuring(self) -> Iterator[None]:
         """Hold the right to measure: two measurements at once would disturb each other."""
         self.prepare()
-        with (self.folder / ".lock").open("a+") as lock:
+        with self._lock_file() as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 lock.seek(0)
                 raise StudyError(
                     "only one measurement may run at a time; another one is running "
                     f"(process {lock.read().strip() or 'unknown'}). Wait for it, or stop it."
                 ) from error
+            except OSError as error:
+                raise self._no_lock(error) from error
             _sign(lock)
             yield
+
+    def _lock_file(self) -> IO[str]:
+        try:
+            return (self.folder / ".lock").open("a+")
+        except OSError as error:
+            raise self._no_lock(error) from error
+
+    def _no_lock(self, error: OSError) -> StudyError:
+        return StudyError(
+            "the data folder must be one where a file can be locked, so that no two measurements "
+            f"run at once; {self.folder / '.lock'} cannot ({error.strerror}). Make that file your "
+            "own, or set STUDY_ROOT to a place on another file system."
+        )
 
     def attempts(self) -> list[Attempt]:
         """Every try at every launch, oldest first for each launch."""
@@ -156,8 +171,9 @@ class Store:
     def begin(self, launch: Launch) -> LaunchWriter:
         """A folder for a new try, its record written with status `started`."""
         self.prepare()
-        number = 1 + len(list(self.folder.glob(f"{launch.id}.*")))
-        number += (self.folder / launch.id).exists()
+        names = [path.name for path in self.folder.glob(f"{launch.id}*")]
+        ends = [name.removeprefix(launch.id).removeprefix(".") or "1" for name in names]
+        number = 1 + max((int(end) for end in ends if end.isdecimal()), default=0)
         folder = self.folder / (launch.id if number == 1 else f"{launch.id}.{number}")
         folder.mkdir()
         return LaunchWriter(folder, launch)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +50,33 @@ def test_a_failure_is_tried_once_more_and_both_are_kept(tmp_path: Path) -> None:
     assert store.is_done(LAUNCH.id)
     assert len(store.attempts()) == MAX_ATTEMPTS
     assert {attempt.launch for attempt in store.attempts()} == {LAUNCH.id}
+
+
+def test_a_place_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    with (
+        pytest.raises(StudyError, match=r"can be locked.*No locks available.*STUDY_ROOT"),
+        Store(tmp_path).measuring(),
+    ):
+        pytest.fail("it must not measure")
+
+
+def test_a_lock_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".lock").mkdir()
+    with pytest.raises(StudyError, match=r"\.lock cannot"), Store(tmp_path).measuring():
+        pytest.fail("it must not measure")
+
+
+@pytest.mark.parametrize("gone", [0, 1, 2])
+def test_a_new_try_never_takes_the_folder_of_another(tmp_path: Path, gone: int) -> None:
+    store = Store(tmp_path)
+    folders = [store.begin(LAUNCH).folder for _ in range(3)]
+    shutil.rmtree(folders.pop(gone))
+    assert store.begin(LAUNCH).folder not in folders
+    assert len(store.attempts()) == 3
 
 
 def test_a_failure_is_forgiven_once_its_cause_is_mended(
