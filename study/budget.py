@@ -33,7 +33,8 @@ def parse(text: str) -> float:
 
 @dataclass
 class Budget:
-    """When to stop (CLOCK_REALTIME seconds; None: never), and how slow this machine has been."""
+    """When to stop (seconds of `time.monotonic`, one clock for all processes of a machine; None:
+    never), and how slow this machine has been."""
 
     deadline: float | None = None
     known: Experience = NOTHING
@@ -59,7 +60,7 @@ class Budget:
         """Whether the launch would be over in time, by what was seen so far."""
         if self.deadline is None:
             return True
-        return time.time() + MARGIN * self.slowness * launch.expected_s <= self.deadline
+        return time.monotonic() + MARGIN * self.slowness * launch.expected_s <= self.deadline
 
     @property
     def slowness(self) -> float:

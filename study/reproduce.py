@@ -109,14 +109,14 @@ def reproduce(choice: Choice, budget_s: float | None = None) -> Path:
 
     Raises: StudyError where a notebook failed, after all the others and the report.
     """
+    began, failed = time.monotonic(), []
     profile, store = profiles.load(choice), Store()
     store.prepare()
     print(describe(profile, store, budget_s), flush=True)
-    began, failed = time.monotonic(), []
     with acquainted(standing.missing(all_launches(profile), store)) as wait:
         if budget_s is not None:
             wait()
-            os.environ[budget.DEADLINE] = str(time.time() + budget_s - rendering_s(profile))
+            os.environ[budget.DEADLINE] = str(began + budget_s - rendering_s(profile))
             _in_rounds(profile, store)
         for notebook in in_reading_order(profile):
             if notebook in profile.experiments:
@@ -145,13 +145,14 @@ def _ran(notebook: str, title: str, parameters: Mapping[str, object]) -> bool:
 
 
 def _in_rounds(profile: Profile, store: Store) -> None:
-    """Block by block over all experiments, for as long as there is time for a launch more."""
+    """Block by block over all experiments, for as long as there is time for a launch more.
+
+    The last block of those that have most is the ordinary run's.
+    """
     setup = plan.setup()
-    for block in range(max((one.launches for one in profile.experiments.values()), default=0)):
+    for block in range(max((launch.block for launch in all_launches(profile)), default=0)):
         for notebook, experiment in profile.experiments.items():
-            if block >= experiment.launches - 1:
-                continue  # the last block is the ordinary run's
-            upto = experiment.model_copy(update={"launches": block + 1})
+            upto = experiment.model_copy(update={"launches": min(block + 1, experiment.launches)})
             missing = standing.missing(plan.launches(upto, setup), store)
             limit = Budget.from_environment(experience.of_this_machine(store, setup))
             if any(limit.allows(launch) for launch in missing):

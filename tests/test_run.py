@@ -364,7 +364,7 @@ def test_fixed_prompts_are_answered_before_the_windows(fake: Path) -> None:
 def test_with_the_deadline_gone_nothing_is_started(
     fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(budget.DEADLINE, str(time.time() - 1))
+    monkeypatch.setenv(budget.DEADLINE, str(time.monotonic() - 1))
     store, found, said = run()
     assert "no time is left" in said
     assert store.attempts() == []
