@@ -8,6 +8,7 @@ All times are CLOCK_MONOTONIC seconds, comparable between the processes of one h
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import queue
@@ -34,6 +35,8 @@ from study.wire import tables
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing can be written: the user's to mend
 
 
 @dataclass(frozen=True)
@@ -254,6 +257,8 @@ class Client:
         into, self._pending = self._pending, None
         answer = self._answer()
         if "failed" in answer:
+            if answer["errno"] in FULL:
+                raise OSError(answer["errno"], answer["failed"])
             raise StudyError(f"The load could not be run: {answer['failed']}")
         return Recording.load(into)
 
@@ -320,7 +325,10 @@ def _obey(order: dict[str, Any]) -> dict[str, Any]:
             fields["prompts"] = tuple(map(tuple, fields["prompts"]))
         run_inline(Load(**fields)).save(Path(order["into"]))
     except (StudyError, OSError) as error:
-        return {"failed": f"{type(error).__name__}: {error}"}
+        return {
+            "failed": f"{type(error).__name__}: {error}",
+            "errno": getattr(error, "errno", None),
+        }
     return {"done": True}
 
 

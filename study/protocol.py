@@ -13,7 +13,7 @@ from functools import cache
 from study import paths
 
 VERSION = 7
-DIGEST = "0bf22a7ab753d547"
+DIGEST = "fdc9d4988fa72be6"
 
 # The modules between an arm and its raw data.
 MEASURING = (

@@ -25,7 +25,7 @@ from study.plan import Launch
 from study.progress import Progress
 from study.search import Search, Seen
 from study.server import Server, ServerError, free_port
-from study.store import LaunchWriter, Store, write_json
+from study.store import MAX_ATTEMPTS, LaunchWriter, Store, write_json
 from study.window import Session
 
 SERVER_INFO_S = 120.0  # the engine asks the whole machine for its versions before it answers
@@ -71,7 +71,7 @@ def _try(
 ) -> None:
     """Measure a launch; where it failed, once more at once, in the same block."""
     tries = 0
-    while launch in standing.missing(launches, store):
+    while tries < MAX_ATTEMPTS and launch in standing.missing(launches, store):
         if not budget.allows(launch):
             progress.skipped(launch, "not measured: the budget leaves no time for it")
             return
@@ -133,9 +133,10 @@ def _measure(
             bound = cores.bind(server.pid, engine.core_pid(server.log_text()))
             writer.update(ready_s=server.ready_s, cores=bound)
             longest = int(arm.flags["max_model_len"])
-            with ThreadPoolExecutor() as beside:  # its answer takes seconds, and so do the prompts
-                info = beside.submit(server.require, "GET", "/server_info", SERVER_INFO_S)
-                said = outputs.capture(server, arm.model, longest, arm.output_passes)
+            beside = ThreadPoolExecutor()  # its answer takes seconds, and so do the prompts
+            info = beside.submit(server.require, "GET", "/server_info", SERVER_INFO_S)
+            beside.shutdown(wait=False)  # who interrupts the prompts does not wait for it
+            said = outputs.capture(server, arm.model, longest, arm.output_passes)
             write_json(writer.folder / "outputs.json", said)
             in_force = engine.in_force(server.metrics(), info.result()[1], server.log_text())
             writer.update(in_force=in_force)
