@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from study import protocol, speed
+from study import plan, protocol, speed
 from study.store import Attempt, Store
 
 
@@ -52,7 +52,11 @@ NOTHING = Experience()
 
 def of_this_machine(store: Store, setup: Mapping[str, Any]) -> Experience:
     """What the records on disk say of launches that were measured whole with this very setup."""
-    same = {"setup": orjson.loads(orjson.dumps(setup)), "protocol": protocol.VERSION}
+    same = {
+        "setup": orjson.loads(orjson.dumps(setup)),
+        "protocol": protocol.VERSION,
+        "pace": plan.pace(setup).digest,
+    }
     found = NOTHING
     for attempt in store.attempts():
         record = attempt.record or {}

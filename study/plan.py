@@ -38,6 +38,11 @@ class Pace:
     read_bytes_s: float  # and read
     again: float  # the share of windows that are void and measured once more
 
+    @property
+    def digest(self) -> str:
+        """Tells paces apart: times expected by one and by another do not compare."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:8]
+
     def latency_s(self, arm: Arm, window: WindowPlan) -> float:
         """Of one request. Beyond what the engine runs at once, requests wait for as long again."""
         layers, workload = arm.model.layers, window.workload
@@ -59,6 +64,11 @@ ON_A_CPU = Pace(
 ON_A_GPU = Pace(
     60.0, 60.0, 30.0, 1e-3, 0.15e-3, 0.5e-6, {"gqa": 0.5e-6, "mla": 0.5e-6}, 1e9, 2e12, 0.05
 )
+
+
+def pace(setup: Mapping[str, Any]) -> Pace:
+    """How fast a machine with this engine is thought to be."""
+    return ON_A_CPU if setup["engine"]["kind"] == "cpu" else ON_A_GPU
 
 
 @dataclass(frozen=True)
@@ -102,13 +112,13 @@ class Launch:
     @property
     def start_s(self) -> float:
         """How long until its first window, roughly: the server's start and the fixed prompts."""
-        pace = self._pace
-        compile_s = pace.compiled_s if self.block else pace.compile_s
+        known = self._pace
+        compile_s = known.compiled_s if self.block else known.compile_s
         stored = theory.BF16_BYTES * theory.parameters(self.arm.model, active=False)
-        made_s = stored / pace.make_bytes_s
+        made_s = stored / known.make_bytes_s
         eager = self.arm.flags.get("enforce_eager")
         passes_s = self.arm.output_passes * OUTPUTS_S
-        return pace.start_s + made_s + (0.0 if eager else compile_s) + passes_s
+        return known.start_s + made_s + (0.0 if eager else compile_s) + passes_s
 
     @cached_property
     def expected_windows(self) -> tuple[WindowPlan, ...]:
@@ -141,7 +151,7 @@ class Launch:
 
     @property
     def _pace(self) -> Pace:
-        return ON_A_CPU if self.setup["engine"]["kind"] == "cpu" else ON_A_GPU
+        return pace(self.setup)
 
 
 def load_s(window: WindowPlan, latency_s: float) -> float:

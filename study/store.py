@@ -23,7 +23,7 @@ from typing import IO, Any
 
 import orjson
 
-from study import paths
+from study import paths, plan
 from study.errors import StudyError
 from study.plan import Launch
 
@@ -207,6 +207,7 @@ class LaunchWriter:
             "reason": "",
             "started_utc": now(),
             "expected_s": launch.expected_s,
+            "pace": plan.pace(launch.setup).digest,
             **launch.identity,
             "source": source_state(),
         }

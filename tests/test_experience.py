@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,9 @@ def test_other_machines_versions_and_ends_say_nothing(
     with monkeypatch.context() as patched:
         patched.setattr("study.protocol.VERSION", 0)
         ended(store, plan.launches(Architecture.of({"seed": 9}), SETUP)[0], 5.0)
+    with monkeypatch.context() as patched:  # the plan has learnt better since
+        patched.setattr(plan, "ON_A_CPU", replace(plan.ON_A_CPU, compile_s=1.0))
+        ended(store, launches[3], 5.0)
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "record.json").write_text("{")
     assert experience.of_this_machine(store, SETUP).launches == 0
