@@ -35,7 +35,8 @@ class Knee:
     `level` is NaN unless `reached`. `reached` is None where nothing can be said; `text` is then
     the reason. `maximum` is the fitted maximum over the tested range in tokens/s, and less than
     the server could give when no knee was reached. `model` is the name of `fit`; without a fit
-    it is '' and `maximum` is NaN.
+    it is '' and `maximum` is NaN. `misfit`: how far windows lie off the fit, as root mean square of
+    the log ratio; NaN without one.
     """
 
     level: float
@@ -44,6 +45,7 @@ class Knee:
     reached: bool | None
     text: str
     fit: Model | None = None
+    misfit: float = np.nan
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,9 @@ def knee(
     if tested.size < LEAST_LEVELS:
         text = f"cannot judge: a knee needs {LEAST_LEVELS} distinct levels; there were "
         return Knee(np.nan, np.nan, "", None, f"{text}{tested.size}")
-    return _judged(_fit(level, rate, model), tested, share)
+    found = _fit(level, rate, model)
+    misfit = float(np.sqrt(squares_left(found, level, rate) / level.size))
+    return replace(_judged(found, tested, share), misfit=misfit)
 
 
 def _judged(fit: Model, tested: Floats, share: float) -> Knee:

@@ -93,7 +93,7 @@ def not_there(**how: Any) -> Part:
 GQA, MLA = "gqa-dense-4", "mla-dense-4"
 PARTS = {
     "cap": part(cap),
-    "linear": part(linear),
+    "linear": with_gauges(part(linear), running_mean=50.0, waiting_mean=131.0),
     "peak": part(peak),
     "one launch": part(cap, launches=1),
     "few levels": part(cap, launches=2, levels=(1, 8, 32, 64, 128, 256)),

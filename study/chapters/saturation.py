@@ -131,12 +131,22 @@ def _knee(key: str, row: Any, values: Values) -> str:
     if row.void_near:
         near = values.label(f"{key}.void_near", row.void_near)
         text += f"; near it every window of level {near} is void, so it might lie elsewhere"
+    text += _rough(key, row, values)
     total = values.count(f"{key}.launches", row.launches)
     if row.n < row.launches:
         reached = values.count(f"{key}.launches.reached", row.n)
         text += f"; of {total} launches {reached} reached their knee"
         return f"{text}, so it has no interval." if pd.isna(row.low) else f"{text}."
     return f"{text}." if row.launches > 1 else f"{text}; one launch carries no interval."
+
+
+def _rough(key: str, row: Any, values: Values) -> str:
+    """A caution where windows lie further off the curve than their noise is taken to be."""
+    if not row.misfit > knee.NOISE:
+        return ""
+    off = values.percent(f"{key}.misfit", row.misfit)
+    noise = values.percent("saturation.noise", knee.NOISE)
+    return f"; the windows lie {off} off that curve, {noise} would be quiet, so it is rough"
 
 
 def _beyond(key: str, row: Any, past: pd.DataFrame, values: Values) -> str:
@@ -167,7 +177,7 @@ def _no_knee(key: str, row: Any, values: Values) -> str:
         most = values.number(f"{key}.maximum_tok_s", row.maximum_tok_s)
         return (
             f"**not reached**: throughput still rises at {top} in flight, the highest valid level "
-            f"({most} output tok/s). More levels would be needed."
+            f"(up to {most} output tok/s, as fitted). More levels would be needed."
         )
     why = f" ({values.label(f'{key}.why', row.text)})" if row.text else ""
     return f"{row.state}{why}."
@@ -250,8 +260,10 @@ def knee_table(part: Part) -> Table:
     text = (
         f"Knee: the smallest level whose fitted throughput is at least {knee.SHARE:.0%} of the "
         "fitted maximum over the tested levels, by the model that fits the pooled windows best for "
-        "its parameters. Sigma (contention) and kappa (coherence) are Gunther's, fitted to "
-        "each launch, whichever model fits better. "
+        f"its parameters; below {knee.FEW} windows, too few to tell their own noise, one of "
+        f"{knee.NOISE:.0%} a window is assumed. Windows off it: root mean square. "
+        "Sigma (contention) and kappa (coherence) are Gunther's, fitted to each launch, "
+        "whichever model fits better. "
     )
     sure = data[data["low"].notna()]
     text += f"Knees: {interval_words(sure)}. " if len(sure) else "No knee has an interval. "
@@ -274,6 +286,7 @@ def _knee_cells(row: Any) -> dict[str, object]:
         "levels": row.levels,
         "highest level": count(row.highest_level) if row.levels else "none",
         "model of the fit": row.model_of_fit or "none",
+        "windows off it": f"{number(row.misfit * 100)} %" if row.model_of_fit else "",
         **laws,
         "why no knee": "" if has_knee else row.text,
     }

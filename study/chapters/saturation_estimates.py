@@ -40,6 +40,11 @@ NEAR = 2.0  # two steps of sqrt(2): a level so near a knee could move it
 ROSE_TO = 1 / STEP  # of the batch: a knee below that is none of a full batch
 RESOLUTION = 0.01  # a knee lies on a grid of about such steps, so it is not known any finer
 
+FULL_TEXT = (
+    "as many as the batch holds: what rises from there on is the speed of the machine, not that of "
+    "a server with more to do"
+)
+
 HEADLINE = "output_tok_s"
 GAUGES = by_column(
     Metric("running_mean", "Running", "requests", 1.0, True),
@@ -55,14 +60,15 @@ def knees(part: Part) -> pd.DataFrame:
 
     Columns: those of CURVE, max_num_seqs, levels and highest_level (with a valid window),
     launches (with a valid window; each chose its levels). state: 'reached', 'not reached', 'cannot
-    judge', 'no valid window', or the arm's outcome; text: why there is no knee. point, low, high
+    judge' (also where throughput rises although the batch was full before), 'no valid window', or
+    the arm's outcome; text: why there is no knee. point, low, high
     (requests in flight), confidence, method, n: the knee over the n launches that reached it; with
     no such interval, point is the pooled curve's. not_reached, not_judged: launches.
     maximum_tok_s and knee_tok_s: fitted, of the pooled curve. at_level: the lowest level at or
     above the knee, of those that most launches measured; top_level: the highest that most have
     beside it. void_near: levels near the knee of which every window is void, so that it might lie
-    elsewhere with them. model_of_fit: the one that fits better. sigma_point, ..., kappa_high:
-    Gunther's law over launches.
+    elsewhere with them. model_of_fit: the one that fits better, and its misfit (see `Knee`).
+    sigma_point, ..., kappa_high: Gunther's law over launches.
     """
     return pd.DataFrame([_knee_row(*one) for one in _curves(part)])
 
@@ -146,6 +152,8 @@ def _curves(part: Part) -> Iterator[tuple[Row, pd.DataFrame, knee.LaunchKnees]]:
 
 def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
     state, text = _judged(found)
+    if state == NOT_REACHED and (at := _full_before_last(valid, curve["max_num_seqs"])):
+        state, text = CANNOT_JUDGE, f"as many ran at {at} in flight already, {FULL_TEXT}"
     interval, pooled = found.interval, found.pooled
     point = interval.point if np.isfinite(interval.low) else pooled.level
     point = point if state == REACHED else np.nan
@@ -169,8 +177,20 @@ def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
         "maximum_tok_s": pooled.maximum,
         "knee_tok_s": float(pooled.fit.predict(point)) if pooled.fit else np.nan,
         "model_of_fit": pooled.model,
+        "misfit": pooled.misfit,
         **_gunther(valid),
     }
+
+
+def _full_before_last(valid: pd.DataFrame, batch: int) -> int:
+    """The level before the highest, if the batch was full there; else 0."""
+    levels = valid.groupby("level")[["running_mean", "waiting_mean"]].mean()
+    if len(levels) < 2:
+        return 0
+    running, waiting = levels.iloc[-2]
+    level = int(levels.index[-2])
+    full = level > batch and running / (running + waiting) * level >= RUNNING_FULL * batch
+    return level if full else 0
 
 
 def _compared(valid: pd.DataFrame, point: float) -> tuple[float, float]:
