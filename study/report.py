@@ -24,7 +24,7 @@ from study import (
     tables,
 )
 from study.chapter import Part, Shown, Text
-from study.chapters import ANALYSES, CHAPTERS, belief, others, theory
+from study.chapters import ANALYSES, CHAPTERS, belief, instrument_sentences, others, theory
 from study.experiment import Experiment
 from study.sentences import Values
 from study.store import Store, write_json
@@ -115,7 +115,9 @@ def first(study: Study) -> str:
     text = f"{profile} Run on {study.values.label('where', where)}. "
     if not machine["gpus"]:
         text += "Its speeds are those of small made-up models on a CPU: choose no server by them. "
-    return text + belief.verdicts(belief.together(study.own), study.values)
+    text += belief.verdicts(belief.together(study.own), study.values)
+    floors = (instrument_sentences.floor(one, study.values) for one in study.told_in(INSTRUMENT))
+    return " ".join([text, *filter(None, floors)])
 
 
 def setting(study: Study) -> list[Shown]:

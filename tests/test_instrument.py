@@ -142,6 +142,23 @@ def test_one_launch_carries_no_interval_and_the_text_says_so() -> None:
     assert floor["farthest"].notna().all()
 
 
+@pytest.mark.parametrize(
+    ("blocks", "words"), [(0, ""), (1, "nearer to one is told from chance"), (3, "(standard dev")]
+)
+def test_the_floor_stands_beside_every_ratio(blocks: int, words: str) -> None:
+    seen = part(max(blocks, 1))
+    if not blocks:
+        seen.found.windows["verdict"] = "void"
+    values = Values()
+    said = instrument_sentences.floor(seen, values)
+    assert (words in said) if blocks else not said
+    frame = instrument_estimates.noise_floor(seen.found, seen.launches).set_index("metric")
+    share = frame["farthest"] - 1 if blocks == 1 else frame["spread"]
+    for entry in values.known.values():
+        assert entry["value"] == pytest.approx(share["output_tok_s"]) and entry["text"] in said
+    assert len(values.known) == min(blocks, 1)
+
+
 def test_a_cell_that_one_block_is_left_of_can_show_no_difference() -> None:
     seen = part(3, void=[("gqa-dense-a", "short", 4, block) for block in (0, 1)])
     text = instrument_sentences.noise_floor(seen, Values())

@@ -178,6 +178,26 @@ def twins(part: Part, values: Values) -> str:
     )
 
 
+def floor(part: Part, values: Values) -> str:
+    """What every ratio of throughputs must be seen beside; empty where no block tells it."""
+    frame = instrument.noise_floor(part.found, part.launches)
+    row = next(rows_of(frame[frame["metric"] == "output_tok_s"]))
+    if not row.blocks:
+        return ""
+    key = f"{part.name}.noise.{row.metric}"
+    if math.isnan(row.spread):
+        far = values.percent(f"{key}.farthest", row.farthest - 1)
+        return (
+            f"Two launches of one and the same server differed by {far} in output throughput: no "
+            "ratio without an interval that lies nearer to one is told from chance."
+        )
+    spread = values.percent(f"{key}.spread", row.spread)
+    return (
+        f"Two launches of one and the same server differ by {spread} in output throughput "
+        "(standard deviation inside blocks): an interval holds that, a ratio without one does not."
+    )
+
+
 def noise_floor(part: Part, values: Values) -> str:
     """How much two launches of one server differ, per metric."""
     frame = instrument.noise_floor(part.found, part.launches)
