@@ -28,26 +28,37 @@ COLUMNS = (
 
 
 def windows(found: pd.DataFrame, hardware: Hardware | None) -> pd.DataFrame:
-    """Every window with its bound on this hardware: COLUMNS, bound_tok_s, share (of the bound).
+    """Every window with its bound on this hardware: COLUMNS, bound_tok_s, share (of the bound), and
+    bandwidth_gb_s, at which its model could be read.
 
     Empty without hardware that was measured; a model that is no longer known has no bound.
     """
     known = found.reindex(columns=list(COLUMNS))
     if hardware is None or known.empty:
-        return known.iloc[:0].assign(bound_tok_s=[], share=[])
-    bound = [_bound_tok_s(row, hardware) for row in known.to_dict("records")]
-    known = known.assign(bound_tok_s=bound)
+        return known.iloc[:0].assign(bound_tok_s=[], bandwidth_gb_s=[], share=[])
+    bound = [_bound(row, hardware) for row in known.to_dict("records")]
+    known[["bound_tok_s", "bandwidth_gb_s"]] = bound
     return known.assign(share=known["output_tok_s"] / known["bound_tok_s"])
 
 
-def _bound_tok_s(row: dict[Any, Any], hardware: Hardware) -> float:
+def _bound(row: dict[Any, Any], hardware: Hardware) -> tuple[float, float]:
     try:
         model = _at_depth(str(row["model"]), int(row["layers"]))
     except StudyError:
-        return math.nan
+        return math.nan, math.nan
     size = capacity.weights(model, FORMAT)
+    here = _reading(size.bytes, hardware)
     lengths = float(row["input_tokens"]), float(row["output_tokens"])
-    return bounds.serving_tok_s(model, size, hardware, int(row["level"]), *lengths)
+    bound_tok_s = bounds.serving_tok_s(model, size, here, int(row["level"]), *lengths)
+    return bound_tok_s, here.bandwidth_gb_s
+
+
+def _reading(weight_bytes: float, hardware: Hardware) -> Hardware:
+    """The hardware as such a model sees it: one that a cache may hold is no load on memory."""
+    if weight_bytes >= machine.READ_BYTES or hardware.cache_gb_s is None:
+        return hardware
+    fastest = max(hardware.bandwidth_gb_s, hardware.cache_gb_s)
+    return hardware.model_copy(update={"bandwidth_gb_s": fastest})
 
 
 @cache
@@ -102,7 +113,7 @@ def in_words(seen: pd.DataFrame, hardware: Hardware | None) -> str:
         return " No bound is drawn: this machine's memory bandwidth was not measured yet."
     if valid.empty:
         return ""
-    measured = f"{hardware.bandwidth_gb_s:.3g} GB/s"
+    measured = pace(valid, hardware)
     if not approached(seen).empty:
         return (
             " Dash-dotted: the bound of memory and arithmetic, from what a step must read and "
@@ -113,3 +124,11 @@ def in_words(seen: pd.DataFrame, hardware: Hardware | None) -> str:
         f"lies at least {1 / valid['share'].max():.3g} times above. What limits such small models "
         "is the engine."
     )
+
+
+def pace(seen: pd.DataFrame, hardware: Hardware) -> str:
+    """How fast the models of these windows could be read."""
+    rates = sorted(set(seen["bandwidth_gb_s"].dropna()))
+    said = f"{' or '.join(f'{one:.3g}' for one in rates)} GB/s"
+    cached = rates and rates[-1] > hardware.bandwidth_gb_s
+    return f"{said} for models that a cache may hold" if cached else said

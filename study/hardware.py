@@ -12,7 +12,8 @@ from study.errors import StudyError, problem, unknown_name
 
 Rate = Literal["fp4", "fp8", "bf16", "fp32"]
 FIGURES = (
-    *("memory_gb", "bandwidth_gb_s", "rates_tflop_s", "link_gb_s", "power_w", "node_devices"),
+    *("memory_gb", "bandwidth_gb_s", "cache_gb_s", "rates_tflop_s"),
+    *("link_gb_s", "power_w", "node_devices"),
 )
 
 # Which arithmetic weights of a format can go through: their own, or a wider one.
@@ -35,6 +36,7 @@ class Hardware(BaseModel):
     description: str
     memory_gb: float = Field(gt=0)
     bandwidth_gb_s: float = Field(gt=0)
+    cache_gb_s: float | None = Field(default=None, gt=0)  # what fits in a cache is read so fast
     rates_tflop_s: dict[Rate, float]  # of dense matrices, no sparsity
     formats: tuple[str, ...] = ("bf16",)  # of weights, those first that one would rather serve
     link_gb_s: float | None = Field(default=None, gt=0)  # to its peers, one direction

@@ -17,7 +17,7 @@ from study import beside, bounds, capacity, figures, machine, models, paths, sen
 from study.chapter import Part
 from study.chapters import theory, theory_figures
 from study.errors import StudyError
-from study.experiments import Bound
+from study.experiments import Architecture, Bound
 from study.frames import Frames
 from study.hardware import Hardware
 
@@ -71,6 +71,27 @@ def test_a_window_that_beats_its_bound_is_found(found: Frames, share: float, ver
     assert (judged.verdict, judged.scope) == (verdict, "claim")
     assert judged.observed == pytest.approx(share)
     assert f"{share:.1%}" in judged.text and "gqa-dense-1b on brief" in judged.text
+
+
+@pytest.mark.parametrize(("cache_gb_s", "times"), [(None, 1.0), (20.0, 1.0), (90.0, 3.0)])
+def test_a_model_that_a_cache_may_hold_is_bounded_by_the_cache(
+    cache_gb_s: float | None, times: float
+) -> None:
+    asked = Architecture.of({"models": ["gqa-dense"], "launches": 1})
+    tiny = stub.frames(asked).windows
+    plain = device(30)
+    cached = plain.model_copy(update={"cache_gb_s": cache_gb_s})
+    seen, in_memory = beside.windows(tiny, cached), beside.windows(tiny, plain)
+    assert np.allclose(seen["bound_tok_s"], times * in_memory["bound_tok_s"])
+    assert set(seen["bandwidth_gb_s"]) == {30.0 * times}
+    assert ("90 GB/s for models that a cache may hold" in beside.in_words(seen, cached)) == (
+        times > 1
+    )
+
+
+def test_a_large_model_is_read_from_memory_whatever_caches_there_are(found: Frames) -> None:
+    cached = device(30).model_copy(update={"cache_gb_s": 90.0})
+    assert set(beside.windows(found.windows, cached)["bandwidth_gb_s"]) == {30.0}
 
 
 def test_a_void_window_beats_nothing(found: Frames) -> None:
@@ -127,7 +148,7 @@ def test_latency_has_no_bound_and_an_unmeasured_machine_says_so(
 # --- this machine ---------------------------------------------------------------------------------
 
 ANSWER = {
-    "memory_bytes": 24e9, "read_bytes_s": [29e9, 30e9, 28e9],
+    "memory_bytes": 24e9, "read_bytes_s": [29e9, 30e9, 28e9], "cached_read_bytes_s": [90e9, 80e9],
     "matrix_flop_s": {"bf16": [0.4e12, 0.5e12]}, "library": "made up",
 }  # fmt: skip
 
@@ -145,6 +166,7 @@ def test_this_machine_is_measured_once_and_its_repeats_are_kept(
     assert machine.measured() is None
     first = machine.measure()
     assert (first.bandwidth_gb_s, first.rate_flop_s("bf16")) == (30.0, 0.5e12)  # the best
+    assert first.cache_gb_s == 90.0
     assert machine.measure() == machine.measured() == first and len(calls) == 1
     record = json.loads(machine.record_path().read_text())
     assert record["read_bytes_s"] == ANSWER["read_bytes_s"]
@@ -162,11 +184,12 @@ def test_a_machine_that_cannot_be_measured_says_why(
 
 
 def test_the_probe_reads_and_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "READ_BYTES", 2**22)
+    monkeypatch.setattr(machine, "READ_BYTES", 2**23)
     monkeypatch.setattr(machine, "MATRIX", 64)
     monkeypatch.setattr(machine, "_timed", lambda work, *_: [work() is None, 0.5, 0.25][1:])
     probed = machine._with_numpy()
-    assert max(probed["read_bytes_s"]) == 2**22 / 0.25
+    assert max(probed["read_bytes_s"]) == 2**23 / 0.25
+    assert max(probed["cached_read_bytes_s"]) == 2**22 / 0.25
     assert max(probed["matrix_flop_s"]["fp32"]) == 2 * 64**3 / 0.25
 
 

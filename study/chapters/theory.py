@@ -111,10 +111,10 @@ def near(part: Part, values: Values) -> str:
     if device is None or judged.verdict == "cannot judge":
         return f"Not measured here: {judged.text}"
     share = values.percent("theory.nearest", float(judged.observed))
-    bandwidth = values.number("theory.bandwidth_gb_s", device.bandwidth_gb_s)
+    pace = values.label("theory.pace", beside.pace(seen, device))
     text = (
-        f"The nearest window reaches **{share}** of what this machine's memory "
-        f"({bandwidth} GB/s, measured) and arithmetic allow. "
+        f"The nearest window reaches **{share}** of what reading ({pace}, measured) and arithmetic "
+        "allow on this machine. "
     )
     if judged.verdict == "pass":
         return text + "No window beats its bound."

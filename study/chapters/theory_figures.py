@@ -149,7 +149,7 @@ def measured(seen: pd.DataFrame, device: Hardware | None) -> Drawn:
     text = (
         f"Output tokens per second, a point per window ({valid} valid, "
         f"{len(near) - valid} void and hollow). Dash-dotted: the bound from what a step must read "
-        f"({FORMAT}) and compute, at {device.bandwidth_gb_s:.3g} GB/s as measured here "
+        f"({FORMAT}) and compute, at {beside.pace(near, device)}, as measured here "
         f"({device.description})."
     )
     return Drawn(figure, near, text)
