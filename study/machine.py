@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from study.hardware import Hardware
 from study.store import Store, now, write_json
 
 NAME = "this-machine"
+NODES = Path("/sys/devices/system/node")
 METHOD = 3  # raise it when what is measured here changes
 READ_BYTES = 2**30  # far beyond any cache, little beside any memory
 CACHED_BYTES = 2**22  # as the smallest models of the study: read again and again, from a cache
@@ -76,7 +77,22 @@ def measure() -> Hardware:
 def _cores() -> list[int]:
     """The cores that the engine computes on."""
     every, client = sorted(os.sched_getaffinity(0)), set(cores.client())
-    return [core for core in every if core not in client] or every
+    return _first_node([core for core in every if core not in client] or every)
+
+
+def _first_node(given: list[int]) -> list[int]:
+    """Those of the first memory node that has any of them: a CPU engine of one rank keeps to it."""
+    for path in sorted(NODES.glob("node*/cpulist"), key=lambda path: int(path.parent.name[4:])):
+        if here := sorted({*given} & {*_listed(path.read_text())}):
+            return here
+    return given
+
+
+def _listed(text: str) -> Iterator[int]:
+    """The numbers of a list as the kernel writes it: `0-3,8-11`."""
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
 
 
 def _hardware(record: dict[str, Any]) -> Hardware:

@@ -193,6 +193,26 @@ def test_the_probe_reads_and_multiplies(monkeypatch: pytest.MonkeyPatch) -> None
     assert max(probed["matrix_flop_s"]["fp32"]) == 2 * 64**3 / 0.25
 
 
+@pytest.mark.parametrize(
+    ("nodes", "engines"),
+    [
+        ({}, [0, 1, 2, 3, 4, 5]),
+        ({"node0": "0-7"}, [0, 1, 2, 3, 4, 5]),
+        ({"node0": "0-1,4-5", "node1": "2-3,6-7"}, [0, 1, 4, 5]),
+        ({"node10": "0-3", "node2": "4-7"}, [4, 5]),
+        ({"node0": "", "node1": "0-7"}, [0, 1, 2, 3, 4, 5]),  # memory without cores
+    ],
+)
+def test_the_engines_cores_are_those_of_one_memory_node(
+    nodes: dict[str, str], engines: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, cores in nodes.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cpulist").write_text(cores + "\n")
+    monkeypatch.setattr(machine, "NODES", tmp_path)
+    assert machine._first_node([0, 1, 2, 3, 4, 5]) == engines
+
+
 @pytest.mark.parametrize(("repeat_s", "repeats"), [(0.01, machine.REPEATS), (1.5, 3), (9.0, 1)])
 def test_a_slow_machine_repeats_less_often(
     repeat_s: float, repeats: int, monkeypatch: pytest.MonkeyPatch
