@@ -188,8 +188,9 @@ def floor(part: Part, values: Values) -> str:
     if math.isnan(row.spread):
         far = values.percent(f"{key}.farthest", row.farthest - 1)
         return (
-            f"Two launches of one and the same server differed by {far} in output throughput: no "
-            "ratio without an interval that lies nearer to one is told from chance."
+            f"Two launches of one and the same server differed by {far} in output throughput: a "
+            "ratio without an interval that lies nearer to one is not told from chance, and as "
+            "this is one pair, one that lies further away may not be either."
         )
     spread = values.percent(f"{key}.spread", row.spread)
     return (
