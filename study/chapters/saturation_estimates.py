@@ -187,10 +187,20 @@ def _full_before_last(valid: pd.DataFrame, batch: int) -> int:
     levels = valid.groupby("level")[["running_mean", "waiting_mean"]].mean()
     if len(levels) < 2:
         return 0
-    running, waiting = levels.iloc[-2]
     level = int(levels.index[-2])
-    full = level > batch and running / (running + waiting) * level >= RUNNING_FULL * batch
-    return level if full else 0
+    gauges = levels.iloc[-2]
+    running = _running(gauges["running_mean"], gauges["waiting_mean"], level)
+    return level if level > batch and running >= RUNNING_FULL * batch else 0
+
+
+def _running(running: float, waiting: float, level: float) -> float:
+    """Of so many in flight those that run, by the gauges; NaN where these were not sampled.
+
+    Gauges do not know a request before its first step, so they sum up to less than the level that
+    a gate has proven. Their shares are taken, not their sums.
+    """
+    known = running + waiting
+    return running / known * level if known > 0 else np.nan
 
 
 def _compared(valid: pd.DataFrame, point: float) -> tuple[float, float]:
@@ -235,11 +245,8 @@ def _gauges_at(every: pd.DataFrame, row: Row) -> dict[str, float]:
     here = every[(every["arm"] == row["arm"]) & (every["workload"] == row["workload"])]
     of_gauge = here[here["level"] == row["at_level"]].set_index("metric")["point"]
     gauges = {name: float(of_gauge[name]) for name in GAUGES}
-    # Gauges do not know a request before its first step, so they sum up to less than the level
-    # that a gate has proven. Their shares are taken, not their sums.
-    known = gauges["running_mean"] + gauges["waiting_mean"]
-    share = gauges["running_mean"] / known if known > 0 else np.nan
-    return {**gauges, "running": share * row["at_level"], "waiting": (1 - share) * row["at_level"]}
+    running = _running(gauges["running_mean"], gauges["waiting_mean"], row["at_level"])
+    return {**gauges, "running": running, "waiting": row["at_level"] - running}
 
 
 def _limit(row: Row) -> str:
