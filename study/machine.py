@@ -1,4 +1,4 @@
-"""What this machine can do: its memory read and its matrices multiplied, for a few seconds.
+"""What this machine can do: its memory and a cache read, its matrices multiplied, for seconds.
 
 Measured on the cores that the engine computes on (all but the client's), or on the GPU. The best
 of several repeats counts: a bound wants what the machine can do, not what it usually does. The
@@ -28,7 +28,7 @@ NAME = "this-machine"
 NODES = Path("/sys/devices/system/node")
 METHOD = 3  # raise it when what is measured here changes
 READ_BYTES = 2**30  # far beyond any cache, little beside any memory
-CACHED_BYTES = 2**22  # as the smallest models of the study: read again and again, from a cache
+CACHED_BYTES = 2**22  # less than the smallest model: read again and again, from a cache
 MATRIX = 2048
 REPEATS = 60
 ENOUGH_S = 4.0  # a busy neighbour spoils some of these repeats and not all
