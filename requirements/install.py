@@ -128,7 +128,9 @@ def uv(python: Path, *arguments: str) -> bool:
     )
     if re.search(r"\.index-url=", settings.stdout) or not pip(python, UV, check=False):
         return False
-    command = [str(python), "-m", "uv", "pip", "install", "-q", "--compile-bytecode", *arguments]
+    # The system's certificates, as pip does it: uv's own do not know a company's proxy.
+    how = ("-q", "--system-certs", "--compile-bytecode")
+    command = [str(python), "-m", "uv", "pip", "install", *how, *arguments]
     return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
