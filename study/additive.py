@@ -64,19 +64,28 @@ class Additive:
         weights = self.weights(treatment, baseline)
         both = self.present[:, [self._place(treatment), self._place(baseline)]]
         n = int(both.all(axis=1).sum())
-        if not np.allclose(weights @ self.row_space, weights, atol=1e-9):
+        if not self._told(weights):
             return Estimate(np.nan, np.nan, self.degrees, n)
         error = self.residual * np.sqrt(weights @ self.covariance @ weights)
         return Estimate(float(weights @ self.coefficients), float(error), self.degrees, n)
 
     def arm_interval(self, arm: str, confidence: float = CONFIDENCE) -> Interval:
-        """The arm's geometric mean over blocks to come, with the spread of all arms' launches."""
+        """The arm's geometric mean over blocks to come, with the spread of all arms' launches.
+
+        NaN where blocks do not connect all arms: then their means and blocks' cannot be told apart.
+        """
         place = self._place(arm)
         n = int(self.present[:, place].sum())
-        error = self.launch / np.sqrt(n)
-        said = Estimate(float(self.coefficients[place]), float(error), self.launch_degrees, n)
+        told = self._told(np.eye(self.coefficients.size)[place])
+        mean = float(self.coefficients[place]) if told else np.nan
+        error = self.launch / np.sqrt(n) if told else np.nan
+        said = Estimate(mean, float(error), self.launch_degrees, n)
         interval = said.interval(confidence)
         return replace(interval, method=POOLED).exponentiated("geometric mean")
+
+    def connected_with(self, arm: str) -> tuple[str, ...]:
+        """The arms that some chain of blocks connects with this one, itself among them."""
+        return tuple(one for one in self.arms if self._told(self.weights(one, arm)))
 
     def weights(self, treatment: str, baseline: str) -> Floats:
         """Of the coefficients, for log(treatment / baseline)."""
@@ -84,6 +93,10 @@ class Additive:
         weights[self._place(treatment)] += 1
         weights[self._place(baseline)] -= 1
         return weights
+
+    def _told(self, weights: Floats) -> bool:
+        """Whether the values tell this combination of coefficients."""
+        return bool(np.allclose(weights @ self.row_space, weights, atol=1e-9))
 
     def _place(self, arm: str) -> int:
         if arm not in self.arms:

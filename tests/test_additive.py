@@ -94,6 +94,19 @@ def test_arms_that_no_block_connects_are_not_compared() -> None:
     assert found["b"].effect.low < found["b"].effect.point
 
 
+def test_where_blocks_do_not_connect_all_arms_no_arm_has_a_mean_of_its_own() -> None:
+    """The solution of least norm would share each mean out over arms and blocks."""
+    frame = launches(4, blocks=4)
+    apart = frame[(frame["block"] < 2) == frame["arm"].isin(["a", "b"])]
+    fitted = additive(apart, "tok_s")
+    assert fitted.connected_with("a") == ("a", "b")
+    assert fitted.connected_with("d") == ("c", "d")
+    assert all(np.isnan(fitted.arm_interval(arm).point) for arm in ARMS)
+    near = additive(apart[apart["arm"].isin(fitted.connected_with("a"))], "tok_s")
+    own = mean_interval_log(apart.loc[apart["arm"] == "a", "tok_s"])
+    assert near.arm_interval("a").point == pytest.approx(own.point)
+
+
 def test_a_comparison_by_way_of_a_third_arm_alone_is_none() -> None:
     frame = launches(6).query("arm in ('a', 'b', 'c')")
     apart = frame.query("not (arm == 'a' and block == 2) and not (arm == 'c' and block < 2)")

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from study import dunnett, estimates, figures, same_output
-from study.additive import additive
+from study.additive import Additive, additive
 from study.estimates import (
     LIMITS,
     RATIO,
@@ -172,7 +172,7 @@ def _against_smallest(
     """The columns RATIO for each of the larger sizes; both sides adjusted to the same blocks, so
     that they divide to the ratio."""
     baseline, *treatments = one.arms
-    fitted = additive(values[values["arm"].isin(one.arms)], "value")
+    fitted = _connected(values[values["arm"].isin(one.arms)], baseline)
     found = dunnett.against(values, "value", baseline, treatments, families=families)
     for arm, said in found.items():
         sides: dict[str, object] = dict.fromkeys(SIDES, np.nan)
@@ -180,6 +180,15 @@ def _against_smallest(
             sides |= as_columns(fitted.arm_interval(baseline), LIMITS, "baseline_")
             sides |= as_columns(fitted.arm_interval(arm), LIMITS, "treatment_")
         yield as_columns(said.effect) | as_test(said) | sides
+
+
+def _connected(values: pd.DataFrame, baseline: str) -> Additive:
+    """The fit of those arms that blocks connect with the baseline: means of others are not known
+    beside it. Of all arms where the baseline has no value."""
+    fitted = additive(values, "value")
+    if fitted.connected or baseline not in fitted.arms:
+        return fitted
+    return additive(values[values["arm"].isin(fitted.connected_with(baseline))], "value")
 
 
 def all_ratios(found: Frames) -> pd.DataFrame:
