@@ -166,16 +166,19 @@ def serving_tok_s(
 ) -> float:
     """Bound on output tokens per second of a whole window with so many requests in flight.
 
-    Decode reads what it must at the mean context; prefill may hide behind that reading, but its
-    arithmetic must be done as well: every output token carries its share of the prompt's.
+    Prefill makes the first token and may hide behind the reading of decode, which makes the others
+    at the mean of their contexts. But its arithmetic must be done as well: every output token
+    carries its share of the prompt's.
     """
-    context = input_tokens + (output_tokens - 1) / 2
+    decoded = (output_tokens - 1) / output_tokens  # of all output tokens
+    context = decoded * (input_tokens + output_tokens / 2)
     memory_bound = decode_tok_s(model, size, hardware, level, context)
     rate = hardware.rate_flop_s(size.format)
     if rate is None:
         return memory_bound
     prompt = prefill_flop(model, round(input_tokens)) / output_tokens
-    return min(memory_bound, rate / (FLOP_PER_WEIGHT * theory.read_parameters(model) + prompt))
+    each = decoded * FLOP_PER_WEIGHT * theory.read_parameters(model)
+    return min(memory_bound, rate / (each + prompt))
 
 
 # --- what tensor parallelism and kernels cost -----------------------------------------------------

@@ -11,7 +11,7 @@ Requests of a window are autocorrelated. What that adds to a window's mean count
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -34,7 +34,7 @@ class Square:
     """A mean square and its degrees of freedom; it expects the variances below it + `weight` x."""
 
     mean: float
-    degrees: int
+    degrees: float
     weight: float
 
 
@@ -98,9 +98,9 @@ def components(requests: pd.DataFrame, value: str, confidence: float = CONFIDENC
     require_columns(requests, ["launch", "window", value])
     known = requests.dropna(subset=[value])
     known = known.assign(log=logs(known[value], "Components are of positive values."))
-    table = known.groupby(["window", "launch", *cell], sort=False)["log"].agg(["mean", "size"])
-    within = known["log"] - known.groupby("window")["log"].transform("mean")
-    return _components(table.reset_index(), cell, float((within**2).sum()), confidence)
+    of_window = known.groupby(["window", "launch", *cell], sort=False)["log"]
+    table = of_window.agg(mean="mean", sd="std", size="size").reset_index()
+    return _components(table, cell, confidence)
 
 
 def components_of_windows(
@@ -114,29 +114,41 @@ def components_of_windows(
     require_columns(windows, ["launch", *CELL, *names])
     known = windows.dropna(subset=names).reset_index(drop=True)
     mean, sd, size = (known[name] for name in names)
-    table = known[["launch", *CELL]].assign(window=known.index, mean=mean, size=size.astype(int))
-    return _components(table, list(CELL), float(((size - 1) * sd**2).sum()), confidence)
+    table = known[["launch", *CELL]].assign(window=known.index, mean=mean, sd=sd, size=size)
+    return _components(table.astype({"size": int}), list(CELL), confidence)
 
 
-def _components(
-    windows: pd.DataFrame, cell: list[str], within: float, confidence: float
-) -> Components:
-    """From a row per window (its `mean` of logs and its `size`) and the squares inside them."""
+def _components(windows: pd.DataFrame, cell: list[str], confidence: float) -> Components:
+    """From a row per window: of its logs the `mean`, the `sd`, and the `size`, their number."""
     require_confidence(confidence)
     if windows["window"].duplicated().any():
         raise StudyError("Each window must belong to one launch and one cell; one had several.")
     requests = int(windows["size"].sum())
+    within = float(((windows["size"] - 1) * windows["sd"] ** 2).sum())
     request = _square(within, requests - len(windows), 1.0)
     cells = windows.groupby(cell).ngroup() if cell else np.zeros(len(windows), dtype=int)
     launch, window = _squares(windows, np.asarray(cells), pd.factorize(windows["launch"])[0])
     many = windows["launch"].nunique(), len(windows)
-    each = float((1 / windows["size"]).mean())  # of a window's mean, the request's variance
-    mean = replace(request, mean=request.mean * each)
+    mean = _of_means(windows, request)
     return Components(
         launch=_interval(_difference(launch, window, confidence), confidence, many[0], "launches"),
         window=_interval(_difference(window, mean, confidence), confidence, many[1], "windows"),
         request=_interval(_alone(request, confidence), confidence, requests, "requests"),
     )
+
+
+def _of_means(windows: pd.DataFrame, request: Square) -> Square:
+    """What requests add to the variance of a window's mean, on average over windows.
+
+    Each by its own requests: with the level their spread grows, and so does their number. Degrees
+    by Satterthwaite (Biometrics Bulletin 2, 1946). A single request has the spread of all.
+    """
+    own = windows["size"] > 1
+    variance = (windows["sd"] ** 2).where(own, request.mean) / windows["size"]
+    parts = (variance**2 / (windows["size"] - 1))[own]
+    total, squares = float(variance.sum(skipna=False)), float(parts.sum())
+    degrees = total**2 / squares if squares else request.degrees
+    return Square(total / len(windows), degrees, 1.0)
 
 
 def _interval(variances: Limits, confidence: float, n: int, unit: str) -> Interval:

@@ -104,8 +104,8 @@ class Agreement:
 def read(launches: Sequence[Launch], store: Store | None = None) -> pd.DataFrame:
     """A row per fixed prompt and pass of every launch that has outputs on disk.
 
-    Columns: launch, block, arm, number (of the pass), prompt, kind (`prompt` or `twin`), tokens
-    and logprobs (lists), error, and the cache hits of the whole pass in tokens.
+    Columns: launch, block, arm, number (of the pass), prompt, kind (`prompt` or `twin`), tokens,
+    logprobs and runners_up (lists), error, and the cache hits of the whole pass in tokens.
     """
     rows = []
     for one in standings(launches, store or Store()):

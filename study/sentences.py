@@ -280,6 +280,11 @@ def method(name: str, found: Frames, values: Values) -> str:
         return "No ratio has an interval: each needs at least two blocks."
     said = values.label(f"{name}.ratio.method", least_label(frame, "blocks"))
     text = f"Ratios of MLA to GQA are compared inside blocks; in brackets: {said} or more."
+    effects = families.factorial_effects(found, "output_tok_s")
+    effects = effects[effects["n"] > 1]
+    if len(effects):
+        said = values.label(f"{name}.effects.method", least_label(effects, "blocks"))
+        text += f" Of what is taken over several models: {said} or more."
     return f"{text} {margin(name, values)}"
 
 

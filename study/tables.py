@@ -314,7 +314,18 @@ def ratios(rows: Sequence[Mapping[str, object]], data: pd.DataFrame, text: str) 
     if len(data) and not (data["n"] > 0).any():
         text = f"No block has a valid window of both sides, so none of {len(data)} ratios is known."
         return Table(pd.DataFrame(), data, text)
-    return Table(pd.DataFrame(rows), data, text)
+    return Table(pd.DataFrame(rows), data, f"{text.rstrip()} {sides_words(data)}".rstrip())
+
+
+def sides_words(data: pd.DataFrame) -> str:
+    """What the brackets of both sides of ratios are, for a caption; empty where there are none."""
+    known = data[data["n"] > 1]
+    if known.empty:
+        return ""
+    return (
+        f"Brackets of absolute values: {known['confidence'].iloc[0] * 100:g} % for each alone, not "
+        "adjusted for their number; whether two differ is told by the ratio."
+    )
 
 
 def absolute(row: Any, side: str) -> str:
@@ -325,13 +336,14 @@ def absolute(row: Any, side: str) -> str:
     return interval(*(getattr(row, f"{side}_{name}") * scale for name in LIMITS))
 
 
-def _methods(data: pd.DataFrame) -> str:
+def _methods(data: pd.DataFrame, of: str = "metric") -> str:
+    """The methods of intervals that hold together for each `of`."""
     several = data.loc[data["n"] > 1]
     if several.empty:
         return "No interval: it needs two blocks."
     unique = several[["metric", "confidence", "method"]].drop_duplicates(["confidence", "method"])
     said = "; ".join(f"{row.confidence * 100:g} % {row.method}" for row in rows_of(unique))
-    together = ", which hold together for each metric" if "Bonferroni" in said else ""
+    together = f", which hold together for each {of}" if "Bonferroni" in said else ""
     return f"Intervals{together}: {said}."
 
 
@@ -363,7 +375,7 @@ def effects(found: Frames) -> Table:
         "A main effect is the geometric mean of its two ratios; the interaction is MLA / GQA "
         "in mixtures over MLA / GQA in dense models, and is one when the factors act "
         "independently. "
-        f"{_methods(data)}",
+        f"{_methods(data, 'effect and metric')}",
     )
 
 

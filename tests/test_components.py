@@ -82,6 +82,32 @@ def test_planted_components_are_found_and_covered(
         assert covered > 0.95 - 0.01 - 3 * np.sqrt(0.95 * 0.05 / runs)
 
 
+@pytest.mark.parametrize("levels", [[(0.05, 15), (0.2, 100)], [(0.15, 10), (0.05, 100)]])
+def test_windows_are_told_apart_though_levels_differ_in_spread_and_requests(
+    levels: list[tuple[float, int]],
+) -> None:
+    """As they do: at a high level a window has more requests, and they vary more."""
+    runs, truth, launches = 250, 0.02, 10
+    found = []
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        rows = []
+        for launch in range(launches):
+            shift = rng.normal(0, 0.05)
+            for level, (sd, size) in enumerate(levels):
+                logs = shift + level + rng.normal(0, truth) + rng.normal(0, sd, size)
+                rows += [(launch, f"{launch}.{level}", level, 0.2 * np.exp(one)) for one in logs]
+        frame = pd.DataFrame(rows, columns=["launch", "window", "level", "ttft_s"])
+        found.append(components(frame, "ttft_s").window)
+    covered = np.mean([one.low <= truth <= one.high for one in found])
+    assert covered > 0.95 - 0.01 - 3 * np.sqrt(0.95 * 0.05 / runs)
+
+
+def test_a_single_request_in_each_window_says_nothing_of_windows() -> None:
+    found = components(nested(6, (5, 3, 1)), "ttft_s")
+    assert np.isnan([found.request.point, found.window.point]).all()
+
+
 def test_more_requests_only_measure_the_same_launches_more_exactly() -> None:
     found = components(nested(1, (20, 4, 100)), "ttft_s")
     assert found.share("request") > 0.9  # nearly all variance lies between requests

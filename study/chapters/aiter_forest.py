@@ -178,6 +178,6 @@ def _twice_words(frame: pd.DataFrame) -> str:
     if not (frame["switch"] == TWICE).any():
         return ""
     return (
-        f"{TWICE}: two arms that the engine runs alike; what differs between them is chance and "
-        "bounds what a single ratio can show. "
+        f"{TWICE}: two arms that the engine runs alike; what differs between them is chance, and "
+        "shows how far that alone may take a ratio. "
     )

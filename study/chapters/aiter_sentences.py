@@ -180,8 +180,8 @@ def twice(part: Part, values: Values) -> str:
     )
     return (
         f"The noise floor: by the engine's own account some arms are one server under two names "
-        f"(A/A). Their output throughput as a ratio: {said}. A switch whose ratio is no further "
-        "from one than this has not been told from chance."
+        f"(A/A). Their output throughput as a ratio: {said}. A switch whose ratio carries no "
+        "interval and lies no further from one has not been told from chance."
     )
 
 

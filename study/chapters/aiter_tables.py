@@ -25,6 +25,7 @@ from study.tables import (
     interval,
     number,
     reported,
+    sides_words,
     verdict_words,
 )
 
@@ -142,8 +143,8 @@ def comparisons(found: Frames, launches: Sequence[Launch]) -> Table:
     text = (
         f"Each setting against its baseline, inside blocks. {made}Baseline and treatment are over "
         "the same blocks; a dropped block lacked a valid window of one of the two. The p-value "
-        f"and the interval come from one test. {verdict_words()}"
-    )
+        f"and the interval come from one test. {verdict_words()} {sides_words(data)}"
+    ).rstrip()
     return Table(pd.DataFrame(rows), data, text + left_out(found))
 
 

@@ -178,7 +178,8 @@ def components(part: Part) -> Table:
         "Where the variance of E2E comes from, on the log scale, and what ten times as many of "
         "each would do to the error of the mean. More requests hardly help where launches differ: "
         f"they are not replication. {data['confidence'][0]:.0%} {data['method'][0]}; n/a where one "
-        "window a launch cannot be told from its launch."
+        "window a launch cannot be told from its launch. What the launches of a block share counts "
+        "as theirs: where blocks differ, the interval of launches is too narrow."
     )
     return Table(shown, data, text)
 
