@@ -234,6 +234,8 @@ SHAPES: dict[str, Callable[[np.random.Generator, int], Floats]] = {
     "uniform": lambda rng, n: rng.uniform(0.5, 1.5, n),
     "exponential": lambda rng, n: rng.exponential(1, n),
     "lognormal": lambda rng, n: rng.lognormal(0, 1, n),
+    # Fewer than one in a hundred, so that the p99 knows nothing of them.
+    "stragglers": lambda rng, n: rng.normal(1, 0.01, n) * np.where(np.arange(n) % 128 == 127, 3, 1),
 }
 
 
@@ -265,6 +267,13 @@ def of_two_lengths(slots: int) -> Window:
         output_tokens=float(tokens.sum()),
         times_s={"ttft": {"p99": 0.2}, "tpot": {"p99": 0.04}},
     )
+
+
+def test_what_is_refuted_says_how_long_a_request_was_allowed_for() -> None:
+    window = summary_window(np.ones(640), 64)
+    cap = replace(window, duration_s=4 * window.duration_s)
+    said = level_reached(cap)
+    assert said.verdict == "fail" and said.text.endswith("even if its longest request took 3 s.")
 
 
 @pytest.mark.parametrize("slots", [1, 8, 64])

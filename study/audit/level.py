@@ -35,6 +35,8 @@ from study.gates.steady import (
 )
 
 UNKNOWN: Verdict = "cannot judge"
+# How many times its p99 the longest request of an honest file may last, where it is not kept.
+STRAGGLER = 3.0
 ARRIVALS = "Requests came at a rate; without their times it cannot be checked."
 
 
@@ -66,6 +68,7 @@ class Bound:
     mean: float
     share: float
     text: str
+    drain: str = ""  # what that least share allows for
 
 
 # -------------------------------------------------------------------------------------- level
@@ -151,7 +154,7 @@ def _bounded(window: Window, fit: Fit | None) -> Judgement:
         return _level(UNKNOWN, math.nan, window.level, text)
     least = window.level * (1 - LEVEL_TOLERANCE) * bound.share
     text = f"On average at most {number(bound.mean)} of {window.level:g} were in flight: "
-    text += f"{bound.text}. A full level would show at least {number(least)}"
+    text += f"{bound.text}. A full level would show at least {number(least)}{bound.drain}"
     if bound.mean < least:
         return _level("fail", bound.mean, least, f"{text}.")
     why = (
@@ -168,8 +171,9 @@ def bound_of(window: Window, fit: Fit | None = None) -> Bound | None:
     The share: N requests over C slots, each busy while requests are left, take at most
     N mean / C + (1 - 1/C) longest (Graham, SIAM J. Appl. Math. 17, 1969: list scheduling), so a
     run whose level was full shows at least r mean / (r mean + (1 - 1/C) longest) of it with
-    r = N / C; where only the p99 is known it stands for both, and where that is added up from
-    lengths that vary the longest may have lasted the whole run. Unknown N: no drain is allowed for.
+    r = N / C. Where only the p99 is known it stands for the mean, and the longest may have taken
+    `STRAGGLER` times as long; where it is added up from lengths that vary, the longest may have
+    lasted the whole run. Unknown N: no drain is allowed for.
     """
     request_s = window.rate(fit.rate) / fit.tokens if fit else window.request_s
     mean_s, longest_s, what = _latency(window)
@@ -177,19 +181,22 @@ def bound_of(window: Window, fit: Fit | None = None) -> Bound | None:
         return None
     sent = float(np.nanmax([window.requests, window.completed, -math.inf]))
     text = f"{number(request_s)} requests/s x {number(mean_s)} s ({what})"
+    drain = ""
     if sent <= 0:
         share, text = 1.0, f"{text}, no drain allowed for as requests are not counted"
     else:
         slots = min(window.level, sent)
         work_s, others = sent / slots * mean_s, max(0.0, 1 - 1 / slots)
         share = work_s / (work_s + others * longest_s) if others else 1.0
+        if math.isfinite(longest_s) and others:
+            drain = f", even if its longest request took {number(longest_s)} s"
     failed = 0.0 if math.isnan(window.failed) else max(0.0, window.failed)
     if failed:
         text += f", and {number(failed)} that failed, all the time if it took them long"
     if fit:
         text += f", assuming {number(fit.tokens)} {fit.kind} tokens per request, "
         text += f"fitted on level {fit.level:g}"
-    return Bound(request_s * mean_s + failed, share, text)
+    return Bound(request_s * mean_s + failed, share, text, drain)
 
 
 def _latency(window: Window) -> tuple[float, float, str]:
@@ -198,7 +205,7 @@ def _latency(window: Window) -> tuple[float, float, str]:
         e2e_s = only(window.detail.e2e_s[window.detail.fine])
         return float(e2e_s.mean()), float(e2e_s.max()), "mean E2E of all requests"
     tail_s, what = window.time_s("e2e", "p99"), "p99 of E2E"
-    longest_s = tail_s
+    longest_s = STRAGGLER * tail_s
     if math.isnan(tail_s):
         tail_s, longest_s, what = _added_up(window)
     mean_s = window.time_s("e2e", "mean")
@@ -214,7 +221,7 @@ def _added_up(window: Window) -> tuple[float, float, str]:
     tail_s = window.time_s("ttft", "p99") + (tokens - 1) * window.time_s("tpot", "p99")
     what = "p99 of TTFT and of TPOT, as that of E2E is not stated"
     if tokens.is_integer():
-        return tail_s, tail_s, what
+        return tail_s, STRAGGLER * tail_s, what
     run_s = window.duration_s if window.duration_s > 0 else math.inf
     return tail_s, run_s, f"{what}, of lengths that vary"
 
