@@ -36,7 +36,7 @@ class Knee:
     the reason. `maximum` is the fitted maximum over the tested range in tokens/s, and less than
     the server could give when no knee was reached. `model` is the name of `fit`; without a fit
     it is '' and `maximum` is NaN. `misfit`: how far windows lie off the fit, as root mean square of
-    the log ratio; NaN without one.
+    the log ratio; NaN without one, or with no more windows than it has parameters.
     """
 
     level: float
@@ -90,8 +90,9 @@ def knee(
         text = f"cannot judge: a knee needs {LEAST_LEVELS} distinct levels; there were "
         return Knee(np.nan, np.nan, "", None, f"{text}{tested.size}")
     found = _fit(level, rate, model)
-    misfit = float(np.sqrt(squares_left(found, level, rate) / level.size))
-    return replace(_judged(found, tested, share), misfit=misfit)
+    spare = level.size > found.parameters  # else it fits whatever the windows are
+    misfit = np.sqrt(squares_left(found, level, rate) / level.size) if spare else np.nan
+    return replace(_judged(found, tested, share), misfit=float(misfit))
 
 
 def _judged(fit: Model, tested: Floats, share: float) -> Knee:

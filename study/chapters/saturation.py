@@ -37,7 +37,8 @@ CAUTION = (
     "exceeds it belongs in a queue in front of the server, or on another one. Where the batch "
     "limit ends the rise, the study set it (`max_num_seqs`): a larger batch may move the knee, as "
     "far as compute and cache let it. A knee is that of these lengths, this engine and this "
-    "machine, and of the tested levels."
+    "machine, and of the tested levels. These are measured in the order of the search, never in "
+    "random order: a drift of the machine during a launch would look like a part of the curve."
 )
 
 
@@ -87,7 +88,8 @@ def lead(part: Part, values: Values) -> str:
         f"Throughput stops rising within the tested levels on **{reached} of {total}** curves "
         "(a curve is one family on one workload)"
     )
-    text += _counted("; otherwise", states.drop(REACHED, errors="ignore"), values) + "."
+    text += _counted("; otherwise", states.drop(REACHED, errors="ignore"), values)
+    text += "; one launch of each carries no interval." if (known["launches"] == 1).all() else "."
     return text + _counted(
         " What ends the rise, by rule", ended["limit"].value_counts(), values, "."
     )
@@ -141,7 +143,10 @@ def _knee(key: str, row: Any, values: Values) -> str:
 
 
 def _rough(key: str, row: Any, values: Values) -> str:
-    """A caution where windows lie further off the curve than their noise is taken to be."""
+    """A caution where windows lie further off the curve than their noise is taken to be, or where
+    there are too few to lie off it."""
+    if pd.isna(row.misfit):
+        return "; that curve has as many parameters as windows, so nothing tells how well it fits"
     if not row.misfit > knee.NOISE:
         return ""
     off = values.percent(f"{key}.misfit", row.misfit)
@@ -233,8 +238,10 @@ def rule(values: Values) -> str:
         f"{empty} of the slots stay empty while requests wait; "
         "*compute*, by exclusion, if none of these: the time of a step with all that runs on the "
         "same cores, engine, API server and client. "
-        "The engine's gauges do not know a request before its first step is over, so the level "
-        "is shared out between running and waiting as the gauges say."
+        "The engine's gauge of those that run is read when a step is over, and lacks whom that "
+        "step finished and whom the next one takes in: all that do not wait count as running, as "
+        "far as the batch goes. A knee more than a step above a batch that was full before is not "
+        "judged."
     )
 
 
@@ -286,10 +293,14 @@ def _knee_cells(row: Any) -> dict[str, object]:
         "levels": row.levels,
         "highest level": count(row.highest_level) if row.levels else "none",
         "model of the fit": row.model_of_fit or "none",
-        "windows off it": f"{number(row.misfit * 100)} %" if row.model_of_fit else "",
+        "windows off it": _misfit(row) if row.model_of_fit else "",
         **laws,
         "why no knee": "" if has_knee else row.text,
     }
+
+
+def _misfit(row: Any) -> str:
+    return "n/a (as few as parameters)" if pd.isna(row.misfit) else f"{number(row.misfit * 100)} %"
 
 
 def cost_table(part: Part) -> Table:
@@ -341,6 +352,7 @@ def limit_table(part: Part) -> Table:
     )
     text = (
         "Means over launches at the lowest level at or above the knee that most launches measured. "
-        "Running and waiting share out the level as the engine's gauges say, which alone read low."
+        "Those count as running that do not wait by the engine's gauges, as far as the batch goes; "
+        "its gauge of those that run reads low."
     )
     return Table(shown, data, text)

@@ -152,10 +152,11 @@ def _curves(part: Part) -> Iterator[tuple[Row, pd.DataFrame, knee.LaunchKnees]]:
 
 def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
     state, text = _judged(found)
-    if state == NOT_REACHED and (at := _full_before_last(valid, curve["max_num_seqs"])):
-        state, text = CANNOT_JUDGE, f"as many ran at {at} in flight already, {FULL_TEXT}"
     interval, pooled = found.interval, found.pooled
     point = interval.point if np.isfinite(interval.low) else pooled.level
+    ends = {REACHED: np.fmin(interval.low, point), NOT_REACHED: valid["level"].max()}
+    if at := _full_before(ends.get(state, 0.0), valid, curve["max_num_seqs"]):
+        state, text = CANNOT_JUDGE, f"as many ran at {at} in flight already, {FULL_TEXT}"
     point = point if state == REACHED else np.nan
     tested = np.unique(valid["level"].to_numpy())
     at_level, top_level = _compared(valid, point)
@@ -182,25 +183,30 @@ def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
     }
 
 
-def _full_before_last(valid: pd.DataFrame, batch: int) -> int:
-    """The level before the highest, if the batch was full there; else 0."""
-    levels = valid.groupby("level")[["running_mean", "waiting_mean"]].mean()
-    if len(levels) < 2:
-        return 0
-    level = int(levels.index[-2])
-    gauges = levels.iloc[-2]
-    running = _running(gauges["running_mean"], gauges["waiting_mean"], level)
-    return level if level > batch and running >= RUNNING_FULL * batch else 0
+def _full_before(end: float, valid: pd.DataFrame, batch: int) -> int:
+    """The first level at which the batch was full, if the rise went on beyond it; else 0.
 
-
-def _running(running: float, waiting: float, level: float) -> float:
-    """Of so many in flight those that run, by the gauges; NaN where these were not sampled.
-
-    Gauges do not know a request before its first step, so they sum up to less than the level that
-    a gate has proven. Their shares are taken, not their sums.
+    `end` is the lowest level where the rise may have ended. A step above the batch is granted:
+    with no more than the batch in flight, slots are empty from one request to the next.
     """
-    known = running + waiting
-    return running / known * level if known > 0 else np.nan
+    full = [
+        int(row["level"])
+        for row in _records(valid)
+        if row["level"] >= batch and _running(row, row["level"], batch) >= RUNNING_FULL * batch
+    ]
+    first = min(full, default=0)
+    return first if end > max(first, batch * STEP * (1 + RESOLUTION)) else 0
+
+
+def _running(gauges: Row, level: float, batch: int) -> float:
+    """How many run of so many in flight; NaN where the gauges were not sampled.
+
+    The gauge of those that run is read when a step is over: it lacks whom that step finished and
+    whom the next one takes in. So all that do not wait are taken to run, as far as the batch goes.
+    """
+    if not gauges["running_mean"] + gauges["waiting_mean"] > 0:
+        return np.nan
+    return float(np.clip(level - gauges["waiting_mean"], 0, batch))
 
 
 def _compared(valid: pd.DataFrame, point: float) -> tuple[float, float]:
@@ -245,7 +251,7 @@ def _gauges_at(every: pd.DataFrame, row: Row) -> dict[str, float]:
     here = every[(every["arm"] == row["arm"]) & (every["workload"] == row["workload"])]
     of_gauge = here[here["level"] == row["at_level"]].set_index("metric")["point"]
     gauges = {name: float(of_gauge[name]) for name in GAUGES}
-    running = _running(gauges["running_mean"], gauges["waiting_mean"], row["at_level"])
+    running = _running(gauges, row["at_level"], row["max_num_seqs"])
     return {**gauges, "running": running, "waiting": row["at_level"] - running}
 
 
