@@ -196,29 +196,27 @@ MODELS = ("Llama-3.1-405B", "Qwen3-VL-235B")
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_cookbook_stress_saturation_held_440(
+def test_cookbook_stress_saturation_is_one_load_from_500_on(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     item = audit_table(COOKBOOK[f"stress saturation, {model}"], tmp_path, capsys)
-    refuted = levels_that(item, "fail")
-    assert set(refuted) == {500, 750, 1000}
-    assert set(levels_that(item, "cannot judge")) == {150, 200, 300}  # not contradicted
-    np.testing.assert_allclose(list(refuted.values()), 440, rtol=0.015)
+    undecided = levels_that(item, "cannot judge")
+    assert set(undecided) == {150, 200, 300, 500, 750, 1000}  # neither counted nor of known length
+    np.testing.assert_allclose([undecided[at] for at in (500, 750, 1000)], 2 * 440, rtol=0.015)
     assert "fitted on level 150" in said(item, "level_reached", "level 500:")["text"]
     assumed = said(item, "one_length")
     assert assumed["verdict"] == "pass" and assumed["text"].startswith("Assumed: every request")
     assert "500, 750 and 1000 are one and the same load" in said(item, "distinct_levels")["text"]
-    assert said(item, "saturation")["verdict"] != "pass" and item["verdict"] == "void"
+    assert said(item, "saturation")["verdict"] != "pass" and item["verdict"] == "undecided"
 
 
 @pytest.mark.parametrize(("model", "held"), [*zip(MODELS, (180, 176), strict=True)])
-def test_cookbook_stress_scaling_held_176_to_180_of_200(
+def test_cookbook_stress_scaling_is_not_refuted_by_a_fit(
     model: str, held: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     item = audit_table(COOKBOOK[f"stress scaling, {model}"], tmp_path, capsys)
-    refuted = levels_that(item, "fail")
-    assert set(refuted) == {200}
-    assert refuted[200] == pytest.approx(held, abs=0.5)
+    undecided = levels_that(item, "cannot judge")
+    assert undecided[200] == pytest.approx(2 * held, abs=1)
     assert "fitted on level 5" in said(item, "level_reached", "level 200:")["text"]
 
 
@@ -253,11 +251,11 @@ def test_cookbook_tables_are_all_there_and_can_be_read(
         table.to_csv(tmp_path / f"{i:02}.csv", index=False)
     found = items(capsys, tmp_path)
     assert len(found) == 19
-    assert Counter(item["verdict"] for item in found) == {"void": 15, "undecided": 4}
-    # Undecided: the later sweep, of which each model has one level.
-    undecided = [name for name, item in zip(COOKBOOK, found, strict=True)
-                 if item["verdict"] == "undecided"]  # fmt: skip
-    assert all(name.startswith("saturation-analysis") for name in undecided)
+    assert Counter(item["verdict"] for item in found) == {"void": 7, "undecided": 12}
+    # Void: where requests are counted, and fewer than the level were made.
+    void = {name.split(",")[0] for name, item in zip(COOKBOOK, found, strict=True)
+            if item["verdict"] == "void"}  # fmt: skip
+    assert void == {"AITER ablation", "multi-run", "client against an echo server"}
 
 
 def test_known_tokens_need_no_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

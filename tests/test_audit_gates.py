@@ -192,8 +192,9 @@ def test_open_loop_is_judged_by_its_arrivals() -> None:
     kept, late = judged(poisson(20, 20, 7)), judged(poisson(14, 20, 8))
     assert kept["level_reached"].verdict == "pass"
     assert late["level_reached"].verdict == "fail"
-    ramped = judged(poisson(20, 20, 7) | {"ramp_up_strategy": "linear"})
-    assert ramped["level_reached"].verdict == "cannot judge"
+    ramped = judged(poisson(20, 20, 7) | {"ramp_up_strategy": "linear", "request_rate": "inf"})
+    assert ramped["level_reached"].verdict == ramped["steady_part"].verdict == "cannot judge"
+    assert "ramped" in ramped["level_reached"].text
     assert judged(summary_only(poisson(14, 20, 8)))["level_reached"].verdict == "cannot judge"
 
 

@@ -116,8 +116,9 @@ def fit_tokens(windows: Sequence[Window]) -> Fit | None:
 
     On the lowest level, as if it was full for as long as its p99. What is then said of another
     level is that it held so many times what the lowest one held: it needs one length of requests
-    for the table, and a mean that is the same share of the p99. A second load must agree with
-    that within 5 %, or nothing is concluded from it. None where nothing needs fitting, or can be.
+    for the table, and a mean that is much the same share of the p99: `FIT_SPREAD`. A second load
+    must agree with that within 5 %, or nothing is concluded from it. None where nothing needs
+    fitting, or can be.
     """
     curve = sorted(windows, key=lambda window: window.level)
     if not curve or any(not math.isnan(window.request_s) for window in curve):
@@ -226,8 +227,8 @@ def one_length(curve: Sequence[Judged], fit: Fit) -> Judgement:
         text = f"No fixed length explains the table: full, it needs {needs} {fit.kind} tokens"
         return say("fail", f"{text} per request.")
     text = f"Assumed: every request has {number(fit.tokens)} {fit.kind} tokens, as if level "
-    text += f"{fit.level:g} was full and its p99 the mean; at other levels the mean is the same "
-    text += "share of the p99"
+    text += f"{fit.level:g} was full and its p99 the mean; a level is refuted only if it is with a "
+    text += f"p99 of {fit.spread:g} times the mean there"
     if len(loads([one.window for one in curve])) < 2:
         return say("cannot judge", f"{text}. There is no second load to check it on.")
     return say("pass", f"{text}. The second load agrees.")

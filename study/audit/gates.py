@@ -108,7 +108,7 @@ def _delivered(window: Window) -> tuple[float, float]:
 
 def _most_tokens(window: Window) -> float:
     """Tokens per request above which the bound on what was in flight would refute the level."""
-    unit = Fit(1.0, "total_tok_s", math.nan)
+    unit = Fit(1.0, "total_tok_s", math.nan, spread=1.0)
     bound = bound_of(window, unit)
     if bound is None:
         return math.nan

@@ -211,7 +211,8 @@ def of_tables(every: Sequence[Check]) -> Table:
         shown.rename(columns=str.capitalize),
         data,
         "What each table of published figures lets one check; printed and computed values are in "
-        "the CSV. A level is refuted where rate x p99, or the requests made, are fewer than it.",
+        "the CSV. A level is refuted where fewer requests than it were made, where rate x p99 is "
+        "too small for it, or where it shows the rate and latency of a much lower level.",
     )
 
 

@@ -242,11 +242,12 @@ def in_flight() -> Drawn:
     return Drawn(
         figure,
         frame,
-        "Requests in flight that rate x p99 allows at most (or requests made, where fewer), "
-        "against the nominal concurrency, in the cookbook's tables (points moved apart a little). "
-        "Assumed: requests of one length, fitted on the lowest level of each table as if it was "
-        "full. DeepSeek's table is left out, as no one length explains it. Hollow: the level "
-        "cannot have been reached.",
+        "The most requests that can have been in flight on average, against the nominal "
+        "concurrency, in the cookbook's tables (points moved apart a little): the level itself, "
+        "the requests made, or what the lowest level of the same load allows, with 5 % of noise in "
+        "rate and in latency. Rate x p99 refutes none by itself: requests are not counted, nor "
+        "their lengths stated. DeepSeek's table is left out, as no one length explains it. Hollow: "
+        "fewer requests were made, or the level shows the rate and latency of a much lower one.",
     )
 
 

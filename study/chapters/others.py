@@ -108,9 +108,11 @@ def by_table(found: Sequence[Audited]) -> Table:
     return Table(
         data.rename(columns=names),
         data,
-        "What the printed rates and latencies allow. In flight at most: rate x p99, an upper bound "
-        "of the mean if the mean is not above the p99. Tokens per request are an assumption, "
-        "fitted on the lowest level as if it was full; a second load must agree with them.",
+        "What the printed rates and latencies allow. In flight at most: the requests made, or rate "
+        "x p99, an upper bound of the mean if the mean is not above the p99. Tokens per request "
+        "are an assumption, fitted on the lowest level as if it was full and its p99 the mean; a "
+        "second load must agree with them, and twice the bound is allowed for where they are used. "
+        "Levels that are one load are so by rate and latency alone.",
     )
 
 

@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from study.audit import published as cookbook
-from study.audit.claims import fit_tokens, loads
+from study.audit.claims import NOISE, SAME_LEVEL, fit_tokens, loads
 from study.audit.formats import Window
 from study.audit.level import Fit, bound_of, level_reached
 from study.claims.evidence import Evidence
 from study.claims.printed import Number, ends
 from study.claims.published import Claim, Published
+from study.gates.judgement import Judgement
 from study.gates.level import LEVEL_TOLERANCE
 
 LLAMA, QWEN, KIMI, DEEPSEEK = "Llama-3.1-405B", "Qwen3-VL-235B", "Kimi-K2.5", "DeepSeek-V3.2"
@@ -38,15 +39,32 @@ class Curve:
 
     @property
     def in_flight(self) -> dict[float, float]:
-        """By nominal level, an upper bound of the mean number of requests in flight; NaN where
-        no fixed length explains the table and requests are not counted."""
-        return {window.level: self._most(window) for window in self.windows}
+        """By nominal level, an upper bound of the mean number of requests in flight: the level
+        itself, the requests made, rate x p99, and what the lowest level of the same load allows."""
+        return {
+            window.level: min(self._most(window), SAME_LEVEL * self._most(load[0]))
+            for load in self.distinct
+            for window in load
+        }
 
     def _most(self, window: Window) -> float:
         usable = self.fit is not None and not self.fit.refuted
         bound = bound_of(window, self.fit) if usable else None
-        known = [bound.mean if bound else np.nan, window.requests]
-        return float(np.nanmin(known)) if np.isfinite(known).any() else np.nan
+        return float(np.nanmin([window.level, bound.mean if bound else np.nan, window.requests]))
+
+    @property
+    def judged(self) -> dict[float, Judgement]:
+        """By nominal level, what the gate `level_reached` says; a level that shows the rate and
+        latency of a much lower one is refuted by that."""
+        held = self.in_flight
+        return {window.level: self._reached(window, held[window.level]) for window in self.windows}
+
+    def _reached(self, window: Window, most: float) -> Judgement:
+        said, least = level_reached(window, self.fit), (1 - LEVEL_TOLERANCE) * window.level
+        if said.verdict == "fail" or most >= least:
+            return said
+        text = f"At most {most:.0f} were in flight: it shows the load of a lower level."
+        return Judgement(said.gate, said.scope, "fail", most, least, text)
 
     @property
     def distinct(self) -> list[list[Window]]:
@@ -87,15 +105,14 @@ def last_rise(names: Sequence[str]) -> float:
 def frame() -> pd.DataFrame:
     """A row per table, model and level with a bound: table, model, level, in_flight, verdict.
 
-    in_flight: at most so many on average; verdict: of the gate `level_reached`.
+    in_flight: at most so many on average; verdict: whether the level was reached.
     """
     rows = []
     for name, curve in curves().items():
         table, model, *_ = [*name.split(", "), ""]
-        for window in curve.windows:
-            verdict = level_reached(window, curve.fit).verdict
-            bound = curve.in_flight[window.level]
-            rows.append((table, model, int(window.level), bound, verdict))
+        judged = curve.judged
+        for level, bound in curve.in_flight.items():
+            rows.append((table, model, int(level), bound, judged[level].verdict))
     found = pd.DataFrame(rows, columns=["table", "model", "level", "in_flight", "verdict"])
     return found.dropna(subset="in_flight").reset_index(drop=True)
 
@@ -116,35 +133,33 @@ def saturation_short(claim: Claim, _: Published) -> Evidence:
     most = most_in_flight(SHORT, level)
     return _at_most(
         most,
-        level,
-        f"At nominal 500, 750 and 1,000 rate x p99 allows {most.low:.0f} to {most.high:.0f} in "
-        f"flight: one load three times, up to which throughput still rises by "
-        f"{last_rise(SHORT):.0%}. {INFERRED}",
+        f"Nominal 500, 750 and 1,000 show one load three times, the same rate and latency, and a "
+        f"limit of {most.low:.0f} holds no more: nothing shows more in flight. Up to that load "
+        f"throughput still rises by {last_rise(SHORT):.0%}. {INFERRED}",
+        stated=nominal(level),
     )
 
 
 def saturation_long(claim: Claim, _: Published) -> Evidence:
-    """The same at the upper end and beyond, with 100 requests a level."""
-    level = ends(claim.stated)[1].value
-    most = most_in_flight(REPEATED, level)
+    """The same from the lower end on, with 100 requests a level."""
+    most = most_in_flight(REPEATED, ends(claim.stated)[0].value)
     return _at_most(
         most,
-        level,
         f"100 requests were made a level, so 100 to 1,000 are one load of at most "
         f"{most.high:.0f}; from 50 up to it throughput still rises by {last_rise(REPEATED):.0%} "
         f"or more. {INFERRED}",
     )
 
 
-def _at_most(most: Number, level: float, why: str) -> Evidence:
-    """A bound on what was in flight, against the level that is stated."""
+def _at_most(most: Number, why: str, stated: tuple[Number, ...] = ()) -> Evidence:
+    """A bound on what was in flight, against the levels that are stated."""
     return Evidence(
         computed=(most,),
         unit="requests in flight at most",
         why=why,
         relation="at most",
         missing=SETTLED_BY,
-        stated=nominal(level),
+        stated=stated,
     )
 
 
@@ -154,7 +169,8 @@ def thousand_users(claim: Claim, _: Published) -> Evidence:
     most = most_in_flight((*SHORT, *REPEATED), level)
     return _at_most(
         most,
-        level,
-        f"At nominal 1,000 at most {most.high:.0f} were in flight ({most.low:.0f} with 100 "
-        f"requests a level): success is shown for that. {INFERRED}",
+        f"Nominal 1,000 shows the rate and latency of nominal 500, and so its load: success is "
+        f"shown for {most.high:.0f} in flight on average at most, {NOISE:.0%} allowed for in each "
+        f"({most.low:.0f} with 100 requests a level). {INFERRED}",
+        stated=nominal(level),
     )

@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from study import hardware
-from study.audit.level import level_reached
 from study.claims import inferencex, metrum, spark, wafer
 from study.claims.evidence import PHYSICS, Class, Evidence, classify
 from study.claims.levels import LLAMA, QWEN, SETTLED_BY, Curve, curves
@@ -200,8 +199,9 @@ def _cookbook(published: Published) -> Iterator[Check]:
 
 
 def reached(curve: Curve) -> Evidence:
-    """By the audit's gate: what a level would show if it was full, against what bounds it."""
-    judged = {window.level: level_reached(window, curve.fit) for window in curve.windows}
+    """What a level would show if it was full, against what bounds it: rate x p99, the requests
+    made, or a lower level that shows the same load."""
+    judged = curve.judged
     known = {
         level: (float(said.limit), float(said.observed))
         for level, said in judged.items()
