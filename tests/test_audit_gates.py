@@ -18,6 +18,7 @@ from study.audit.arithmetic import half_unit
 from study.audit.formats import Window, read, table_windows
 from study.audit.gates import judge, verdict
 from study.audit.level import bound_of, level_reached
+from study.errors import StudyError
 from study.validity import Judgement
 
 GOOD = closed_loop()
@@ -80,7 +81,7 @@ FLAWS: dict[str, tuple[Result, set[str]]] = {
         {"times", "level_reached", "steady_part"},
     ),
     "early stops": (swapped("output_lens", 3, 7), {"lengths_delivered", "conservation"}),
-    "other prompts": (swapped("input_lens", 3, 131), {"lengths_delivered", "conservation"}),
+    "other prompts": (swapped("input_lens", 3, 999), {"lengths_delivered", "conservation"}),
     "another level": (edited(max_concurrency=9), {"level_reached"}),
     "drift": (closed_loop(drift=0.3, seed=1), {"steady_part"}),
     "five latencies are not there": (closed_loop(requests=40, seed=2), {"steady_part"}),
@@ -380,7 +381,12 @@ NUMERIC = [key for key, value in GOOD.items() if isinstance(value, int | float)]
 def test_odd_numbers_are_judged_and_never_crash(changes: Result, detailed: bool) -> None:
     """All failed, nothing counted, negative levels: a verdict, whatever the numbers."""
     result = closed_loop(requests=16) | changes
-    said = judged(result if detailed else summary_only(result))
+    try:
+        said = judged(result if detailed else summary_only(result))
+    except StudyError:
+        refused = (1e300, "inf") if changes.get("max_concurrency") != -1 else (-1, 1e300, "inf")
+        assert set(changes.values()) & set(refused)
+        return
     assert verdict(said.values()) in ("void", "undecided")  # two rounds: too short to be valid
 
 

@@ -111,9 +111,9 @@ def test_a_file_cut_short_says_so(tmp_path: Path, cut: int) -> None:
 
 def test_nan_as_python_writes_it_is_read_and_words_are_not_numbers(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
-    path.write_text('{"a": [1, NaN, Infinity, null], "b": ["x"], "c": [[1]], "itls": [[1], ["x"]]}')
+    path.write_text('{"a": [1, NaN, 2, null], "b": ["x"], "c": [[1]], "itls": [[1], ["x"]]}')
     (found,) = objects(path)
-    np.testing.assert_array_equal(found.floats("a"), [1, np.nan, np.inf, np.nan])
+    np.testing.assert_array_equal(found.floats("a"), [1, np.nan, 2, np.nan])
     for key in ("b", "c"):
         with pytest.raises(StudyError, match=f"{key} must be an array of numbers"):
             found.floats(key)

@@ -5,6 +5,13 @@ from __future__ import annotations
 import math
 import re
 
+MOST = 1e15  # in size: more than any count, time or rate of a measurement
+
+
+def possible(value: float) -> bool:
+    """Whether a number may be one of a measurement; NaN is one that is not known."""
+    return not abs(value) > MOST
+
 
 def ratio(above: float, below: float) -> float:
     """The quotient; NaN where there is none, as for tokens per request where all failed."""

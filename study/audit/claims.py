@@ -156,7 +156,7 @@ def _alike(a: Window, b: Window) -> bool:
     rates, latencies = _both_rates(a, b), _both_latencies(a, b)
     if math.isnan(sum(rates) + sum(latencies)) or min(*rates, *latencies) <= 0:
         return False
-    return all(abs(math.log(x / y)) <= math.log(1 + NOISE) for x, y in (rates, latencies))
+    return all(abs(math.log(x) - math.log(y)) <= math.log(1 + NOISE) for x, y in (rates, latencies))
 
 
 def _both_rates(a: Window, b: Window) -> tuple[float, float]:

@@ -14,13 +14,15 @@ from itertools import pairwise
 import numpy as np
 
 from study.audit.arithmetic import number
-from study.audit.detail import Detail, only
+from study.audit.detail import ARRAYS, Detail, only
 from study.audit.formats import Window
 from study.gates.judgement import Finding, Judgement, none_of, of_findings
 from study.steady import Floats
 
 SLACK_S = 0.001  # clocks are read before and after what they time
 SLACK = 0.001
+# The end of a stream may come after its last chunk, with the count of its tokens.
+STREAMED, STREAMED_S = 0.01, 0.010
 # What, as stated, as it follows from other numbers, and how far they may be apart, relatively.
 Pair = tuple[str, float, float, float]
 
@@ -32,6 +34,10 @@ def conservation(window: Window) -> Judgement:
     if not findings:
         text = "There is nothing to check: no two numbers of it are of the same thing."
         return Judgement("conservation", "window", "cannot judge", math.nan, limit, text)
+    missing = _missing(window.detail) if window.detail is not None else []
+    if missing and all(right for right, _ in findings):
+        text = f"{'; '.join(missing)}: what follows from them cannot be checked."
+        return Judgement("conservation", "window", "cannot judge", missing[0], limit, text)
     return of_findings("conservation", findings, limit, "numbers agree with the others of the file")
 
 
@@ -75,6 +81,9 @@ def _rates(window: Window) -> Iterator[Finding]:
 
 
 def _counts(window: Window) -> Iterator[Finding]:
+    for name, count in (("completed", window.completed), ("failed", window.failed)):
+        if count < 0:
+            yield False, f"{number(count)} requests {name}"
     made = window.completed + (0.0 if math.isnan(window.failed) else window.failed)
     if not math.isnan(window.requests + made):
         text = f"{number(made)} requests ended of {number(window.requests)} that were made"
@@ -111,11 +120,28 @@ def _summaries(window: Window) -> Iterator[Finding]:
     yield from _equal(pairs)
 
 
+def _missing(detail: Detail) -> list[str]:
+    """Arrays with an entry for some of the completed requests and not for the others."""
+    kept = {name: getattr(detail, name)[detail.fine] for name in ARRAYS.values()}
+    if not detail.has_e2e:
+        del kept["e2e_s"]
+    counts = {name: (int(np.isnan(values).sum()), values.size) for name, values in kept.items()}
+    keys = {name: key for key, name in ARRAYS.items()}
+    return [
+        f"{keys[name]} lacks {none} of {of} completed requests"
+        for name, (none, of) in counts.items()
+        if 0 < none < of
+    ]
+
+
 def _samples(detail: Detail) -> dict[str, Floats]:
-    """TTFT, E2E and TPOT of the completed requests, as `vllm bench serve` defines them."""
+    """TTFT, E2E and TPOT of the completed requests, as `vllm bench serve` defines them. Clients
+    before 2025 kept no E2E, and ended it elsewhere than at the last chunk."""
     ttft_s, e2e_s = detail.ttft_s[detail.fine], detail.e2e_s[detail.fine]
+    if not detail.has_e2e:
+        return {"ttft": ttft_s}
     later = detail.output_tokens[detail.fine] - 1
-    several = later > 0
+    several = ~(later <= 0)  # a missing length is seen by its NaN
     return {
         "ttft": ttft_s,
         "e2e": e2e_s,
@@ -188,6 +214,9 @@ def _of_requests(window: Window) -> Iterator[Finding]:
         streamed_s = ttft_s + detail.gaps.sum_s[detail.fine]
         late = streamed_s > e2e_s * (1 + SLACK) + SLACK_S
         yield none_of(late, "have gaps that add up to more than their E2E")
+        if detail.has_e2e:
+            short = streamed_s < e2e_s * (1 - STREAMED) - STREAMED_S
+            yield none_of(short, "have a TTFT and gaps that add up to less than their E2E")
     if detail.placed and window.duration_s > 0:
         start_s = detail.start_s[detail.fine]
         span_s = float((start_s + e2e_s).max() - start_s.min())

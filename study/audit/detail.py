@@ -21,6 +21,7 @@ from study.steady import DRIFT_CONFIDENCE, Drift, Floats, Mask, in_flight_when_s
 
 LONG_LATENCY = 0.9  # the quantile of durations after which an open loop holds what it will
 BINS = 1 << 16  # of the run's duration: far finer than one latency of any window worth a name
+MOST_WAVES = 1 << 22  # an edited file may have next to nothing in flight, and so waves without end
 ARRAYS = {
     "start_times": "start_s",
     "ttfts": "ttft_s",
@@ -273,7 +274,7 @@ def token_drift(detail: Detail, part: Full) -> Drift:
     at_start, at_end = np.interp([part.start_s, part.end_s], edge_s, seen)
     wave = part.mean * float(seen[-1]) / detail.fine.sum()
     waves = int((at_end - at_start) / wave + 1e-9) if wave > 0 else 0
-    if waves < 3:
+    if not 3 <= waves <= MOST_WAVES:
         return nothing
     crossed_s = np.interp(at_start + wave * np.arange(1, waves + 1), seen, edge_s)
     times_s = np.concatenate([[part.start_s], crossed_s])

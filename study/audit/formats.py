@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from study.audit.arithmetic import half_unit, ratio
+from study.audit.arithmetic import MOST, half_unit, possible, ratio
 from study.audit.detail import Detail, read_detail
 from study.audit.json_reader import Members, objects
 from study.errors import StudyError, unknown_name
@@ -33,6 +33,7 @@ UNKNOWN = "unknown"
 
 # Every version of `vllm bench serve`, and of benchmark_serving.py before it, writes these.
 VLLM_KEYS = ("model_id", "num_prompts", "duration", "completed", "request_throughput")
+UNLIMITED = ("request_rate", "max_concurrency")  # which may be infinite
 SUMMARY = re.compile(r"(mean|median|std|p\d+(?:\.\d+)?)_(ttft|tpot|itl|e2el)(_ms)?")
 RATES = {
     "request_throughput": "request_s",
@@ -187,6 +188,8 @@ def _read_vllm(members: Members) -> tuple[str, Window]:
     detailed = detail is not None and "ttfts" in members
     form = VLLM_SECONDS if scale == 1.0 else VLLM_DETAILED if detailed else VLLM
     rate_s, level = _number(members, "request_rate"), _number(members, "max_concurrency")
+    if level < 0:
+        raise StudyError(f"max_concurrency must be positive, or null; it was {level:g}.")
     named = {key: name for key, name in RATES.items() if key in members}
     rates = {name: _number(members, key) for key, name in named.items()}
     halves = {name: half_unit(members.written(key)) for key, name in named.items()}
@@ -197,7 +200,7 @@ def _read_vllm(members: Members) -> tuple[str, Window]:
         level=level if 0 < level < math.inf else math.nan,
         rate_s=rate_s if 0 < rate_s < math.inf else math.nan,
         steady_rate="ramp_up_strategy" not in members,
-        requests=_number(members, "num_prompts"),
+        requests=_positive(_number(members, "num_prompts")),
         completed=_number(members, "completed"),
         failed=_number(members, "failed"),
         duration_s=duration_s,
@@ -211,15 +214,22 @@ def _read_vllm(members: Members) -> tuple[str, Window]:
     return form, window
 
 
+def _positive(requests: float) -> float:
+    """How many were asked for; vLLM's client takes -1 for all that there are, so NaN."""
+    return requests if requests > 0 else math.nan
+
+
 def _number(members: Members, key: str) -> float:
     """A number, NaN where the key is missing or null. 'inf' is a rate without limit."""
     value: Any = members.value(key)
     if value is None:
         return math.nan
-    if value == "inf":
+    if value in ("inf", math.inf) and key in UNLIMITED:
         return math.inf
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise StudyError(f"{key} must be a number; it was {value!r}.")
+        raise StudyError(f"{key} must be a number; it was {value!r:.40}.")
+    if not possible(value):
+        raise StudyError(f"{key} must be a number of a measurement, up to {MOST:g}; it was not.")
     return float(value)
 
 
@@ -288,7 +298,7 @@ def _table_window(header: Sequence[str], row: Sequence[str], line: int) -> Windo
     return Window(
         name=f"level {level:g}",
         level=level,
-        requests=of("requests"),
+        requests=_positive(of("requests")),
         completed=of("completed"),
         duration_s=of("duration_s"),
         tokens_per_request=of("tokens_per_request"),
@@ -310,4 +320,6 @@ def _cell(name: str, text: str, line: int) -> float:
         value = math.nan
     if not math.isfinite(value):
         raise StudyError(f"line {line}: {name} must be a number; it was {text!r}.")
+    if not possible(value):
+        raise StudyError(f"line {line}: {name} must be at most {MOST:g}; it was {value:g}.")
     return value

@@ -20,10 +20,11 @@ from study.audit.consistency import conservation, times
 from study.audit.detail import only
 from study.audit.formats import Window
 from study.audit.level import Fit, bound_of, level_reached, steady_part
-from study.gates.delivered import failures
+from study.gates.delivered import ERROR_SHARE_LIMIT, failures
 from study.gates.judgement import Judgement, Verdict
 from study.gates.level import LEVEL_TOLERANCE
 from study.gates.percentiles import percentile_supported
+from study.steady import Floats
 
 FileVerdict = Literal["valid", "void", "undecided"]
 
@@ -34,6 +35,8 @@ NOT_IN_FILES = (
 )  # fmt: skip
 # Where so many requests have one length, that length was asked for and the others missed it.
 COMMON_LENGTH = 0.90
+# vLLM's random prompts have a token or two more where text does not split as it was put together.
+PROMPTS_OFF = 0.01
 NAMED_KINDS = 3  # of failures: texts of others may all differ
 
 
@@ -130,6 +133,9 @@ def _lengths_seen(window: Window) -> Judgement:
         common, share = values[counts.argmax()], counts.max() / lengths.size
         if values.size == 1:
             said.append(f"{common:g} {name}")
+        elif name == "in" and _nearly(lengths, common, share):
+            others = lengths.size - counts.max()
+            said.append(f"{common:g} in but for {others} of {lengths.size}, in all within 1 %")
         elif share >= COMMON_LENGTH:
             others = lengths.size - counts.max()
             wrong.append(f"{others} of {lengths.size} had not the {common:g} {name} of the others")
@@ -143,13 +149,20 @@ def _lengths_seen(window: Window) -> Judgement:
     return _lengths("pass", ", ".join(said), "one length", f"All had {', '.join(said)}.")
 
 
+def _nearly(lengths: Floats, common: float, share: float) -> bool:
+    """Whether prompts were asked for at one length, and have it but for what sampling adds."""
+    total = float(lengths.sum()) / (common * lengths.size) if common > 0 else math.nan
+    return bool(share > 0.5 and abs(total - 1) <= PROMPTS_OFF)
+
+
 def _lengths(verdict: Verdict, observed: float | str, limit: float | str, text: str) -> Judgement:
     return Judgement("lengths_delivered", "window", verdict, observed, limit, text)
 
 
 def errors(window: Window) -> Judgement:
     """At most 1 % of the requests failed. Where failures are not counted, those asked for and not
-    completed count."""
+    completed count. Where more than 1 % did neither, they may have failed uncounted, or the data
+    set had fewer."""
     failed, made, how = window.failed, window.completed + window.failed, "failed"
     kinds = window.detail.kinds if window.detail is not None else {}
     if window.detail is not None:
@@ -157,6 +170,12 @@ def errors(window: Window) -> Judgement:
     elif math.isnan(failed):
         failed, made = window.requests - window.completed, window.requests
         how = "were asked for and not completed"
+    ended = made if window.detail is not None else window.completed + window.failed
+    lost = window.requests - ended
+    if lost > ERROR_SHARE_LIMIT * window.requests and not failed > ERROR_SHARE_LIMIT * made:
+        text = f"{number(lost)} of {number(window.requests)} requests neither completed nor failed."
+        limit = f"at most {ERROR_SHARE_LIMIT:.0%}"
+        return Judgement("errors", "window", "cannot judge", lost / window.requests, limit, text)
     most = dict(sorted(kinds.items(), key=lambda kind: -kind[1])[:NAMED_KINDS])
     return failures(failed, made, most, how)
 

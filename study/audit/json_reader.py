@@ -21,6 +21,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from study.audit.arithmetic import MOST
 from study.errors import StudyError
 from study.steady import Floats
 
@@ -70,11 +71,13 @@ class Members:
         """A member that is an array of numbers; null is NaN. StudyError for anything else."""
         try:
             values = np.array(self.value(key), dtype=np.float64)
+        except OverflowError:
+            raise _too_large(key) from None
         except (TypeError, ValueError):
             raise StudyError(f"{key} must be an array of numbers; it was not.") from None
         if values.ndim != 1:
             raise StudyError(f"{key} must be an array of numbers; it was not.")
-        return values
+        return _possible(values, key)
 
     def rows(self, key: str) -> Iterator[tuple[NDArray[np.int64], Floats]]:
         """A member that is an array of arrays of numbers, in pieces: (lengths of the rows, their
@@ -92,9 +95,11 @@ class Members:
             try:
                 lengths = np.fromiter(map(len, rows), np.int64, len(rows))
                 values = np.fromiter(chain.from_iterable(rows), np.float64, int(lengths.sum()))
+            except OverflowError:
+                raise _too_large(key) from None
             except (TypeError, ValueError):
                 raise StudyError(f"{key} must be an array of arrays of numbers.") from None
-            yield lengths, values
+            yield lengths, _possible(values, key)
 
 
 def objects(path: Path) -> Iterator[Members]:
@@ -117,6 +122,16 @@ def objects(path: Path) -> Iterator[Members]:
         at = _after(_SPACE_OR_COMMA if listed else _SPACE, data, at)
     if listed and at >= len(data):
         raise _cut_short(data)
+
+
+def _possible(values: Floats, key: str) -> Floats:
+    if (np.abs(values) > MOST).any():
+        raise _too_large(key)
+    return values
+
+
+def _too_large(key: str) -> StudyError:
+    return StudyError(f"{key} must hold numbers of a measurement, up to {MOST:g}; it has others.")
 
 
 def forget(data: mmap.mmap, start: int, end: int) -> None:
