@@ -109,6 +109,10 @@ def test_generations_are_ratios_of_their_rows() -> None:
 def test_effective_throughput_is_taken_off_twice_if_raw_counts_completed() -> None:
     assert computed("effective 128/2048 c=1024") == [pytest.approx(783, abs=1)]
     assert computed("effective 2048/2048 c=512") == [pytest.approx(400, abs=1)]
+    (over,) = FOUND["effective 2048/2048 c=512"].evidence.computed  # of "over 1,000 tok/s"
+    assert over.high == math.inf and "at least 400 tok/s" in (
+        FOUND["effective 2048/2048 c=512"].evidence.why
+    )
     raw = metrum.implied_raw(1785, 3.0, 0.24)
     assert 1785 / (raw * (1 - 0.24)) == pytest.approx(3.0)
     assert "is 2.28" in FOUND["effective 128/2048 c=1024"].evidence.why
