@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -109,6 +110,42 @@ def test_one_entry_that_is_missing_does_not_switch_checks_off(key: str) -> None:
 def test_a_missing_entry_does_not_hide_what_is_wrong() -> None:
     said = judged(swapped("input_lens", 3, None) | {"total_output_tokens": 1})
     assert said["conservation"].verdict == "fail"
+
+
+# ------------------------------------------------------------------------------------- sweeps
+
+
+def test_what_a_sweep_says_again_is_counted_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`vllm bench sweep serve`: a folder a level with its runs and their list, and one table."""
+    every = []
+    for level in (4, 8):
+        folder = tmp_path / f"BENCH--max_concurrency={level}"
+        folder.mkdir()
+        runs = [summary_only(closed_loop(level, seed=10 * level + run)) for run in range(2)]
+        for run, result in enumerate(runs):
+            save(folder / f"run={run}.json", result)
+        (folder / "summary.json").write_text(json.dumps(runs))
+        every += runs
+    rows = [",".join(every[0]), *(",".join(map(str, one.values())) for one in every)]
+    (tmp_path / "summary.csv").write_text("\n".join(rows))
+    call(tmp_path)
+    said = capsys.readouterr()
+    assert "4 files: 0 valid, 0 void, 4 undecided." in said.out
+    assert said.err.count("a copy, counted once") == 3
+
+
+def test_a_list_with_a_result_of_its_own_is_no_copy(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [summary_only(closed_loop(seed=seed)) for seed in range(2)]
+    save(tmp_path / "run=0.json", runs[0])
+    (tmp_path / "summary.json").write_text(json.dumps(runs))
+    call(tmp_path)
+    assert "2 files: 0 valid, 1 void" in capsys.readouterr().out
+    (tmp_path / "alone.csv").write_text("model_id,level\n")
+    call(tmp_path, status=1)
 
 
 # ---------------------------------------------------------------------------- times and lengths

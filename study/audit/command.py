@@ -22,7 +22,7 @@ import orjson
 
 from study.audit.arithmetic import printable
 from study.audit.claims import SAME_LENGTH, Judged, claims, curves_of, fit_tokens, load_curve
-from study.audit.formats import COLUMNS, EXACT, TABLE, UNKNOWN, Window, read
+from study.audit.formats import COLUMNS, EXACT, TABLE, UNKNOWN, Window, is_summary, read
 from study.audit.gates import NOT_IN_FILES, FileVerdict, judge, together, verdict
 from study.errors import StudyError
 from study.gates.consistency import not_repeated
@@ -53,13 +53,15 @@ class Audited:
 @dataclass(frozen=True)
 class Read:
     """A file of the call: what was read, or the `refusal` that says why nothing was. `parts` has
-    its windows with their reasons, `claims` is what is said of them together."""
+    its windows with their reasons, `claims` is what is said of them together. `listed`: the file is
+    one list of results."""
 
     path: Path
     format: str = UNKNOWN
     refusal: str = ""
     parts: tuple[tuple[Judged, tuple[Judgement, ...]], ...] = ()
     claims: tuple[Judgement, ...] = ()
+    listed: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(options: argparse.Namespace) -> int:
     """Audit and print; 0 when everything could be read, else 1."""
-    files = judge_together([audit_file(path) for path in found_files(options.path)])
+    files, copies = without_copies([audit_file(path) for path in found_files(options.path)])
+    files = judge_together(files)
     sets = {folder: curves(folder, files) for folder in options.path if _is(Path.is_dir, folder)}
     loose = [file for file in files if file.path in options.path]
     if len(loose) > 1:
@@ -94,6 +97,8 @@ def main(options: argparse.Namespace) -> int:
         _write(as_json([*map(audited, files), *wholes]).decode())
     else:
         _write(printable("\n".join(report(files, sets))))
+    for path in copies:
+        print(f"study audit: {path}: a copy, counted once", file=sys.stderr)
     for file in files:
         if file.refusal:
             print(f"study audit: {file.path}: {file.refusal}", file=sys.stderr)
@@ -158,7 +163,28 @@ def audit_file(path: Path) -> Read:
         slim = replace(window, detail=None)
         placed = window.detail is not None and window.detail.placed
         parts.append((Judged(window.name, slim, verdict(reasons), fit, placed), reasons))
-    return Read(path, source.format, parts=tuple(parts))
+    return Read(path, source.format, parts=tuple(parts), listed=source.listed)
+
+
+def without_copies(files: Sequence[Read]) -> tuple[list[Read], list[Path]]:
+    """The files, and apart from them those in which a sweep says again what its runs say: a list
+    of results that all are in other files of its folder, and the table of all runs below its."""
+    runs = [file for file in files if file.parts and not file.listed]
+    marks: dict[Path, set[str]] = {}
+    for file in runs:
+        found = marks.setdefault(file.path.parent, set())
+        found |= {_fingerprint(judged.window) for judged, _ in file.parts} - {""}
+    copies = [file.path for file in files if _is_copy(file, marks)]
+    return [file for file in files if file.path not in copies], copies
+
+
+def _is_copy(file: Read, marks: Mapping[Path, set[str]]) -> bool:
+    folder = file.path.parent
+    if file.refusal:
+        below = any(found and one.is_relative_to(folder) for one, found in marks.items())
+        return file.path.suffix == ".csv" and below and is_summary(file.path)
+    mine = {_fingerprint(judged.window) for judged, _ in file.parts}
+    return file.listed and mine <= marks.get(folder, set())
 
 
 def judge_together(files: Sequence[Read]) -> list[Read]:

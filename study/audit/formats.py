@@ -127,11 +127,13 @@ class Window:
 
 @dataclass(frozen=True)
 class Source:
-    """A file that was read: its format and its windows, in the order of the file."""
+    """A file that was read: its format and its windows, in the order of the file. `listed`: it is
+    one list of results, as a sweep sums its runs up."""
 
     path: Path
     format: str
     windows: tuple[Window, ...]
+    listed: bool = False
 
 
 def read(path: Path) -> Source:
@@ -140,7 +142,7 @@ def read(path: Path) -> Source:
         with path.open("rb") as file:
             begin = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
         if begin[:1] in (b"{", b"["):
-            return _read_json(path)
+            return _read_json(path, listed=begin[:1] == b"[")
         return _read_table(path)
     except OSError as error:
         raise StudyError(f"cannot be opened: {error.strerror or error}.") from None
@@ -149,7 +151,7 @@ def read(path: Path) -> Source:
 # --------------------------------------------------------------------------------------- JSON
 
 
-def _read_json(path: Path) -> Source:
+def _read_json(path: Path, listed: bool) -> Source:
     found = [_read_vllm(members) for members in objects(path)]
     if not found:
         raise StudyError("there is no result in it.")
@@ -159,7 +161,16 @@ def _read_json(path: Path) -> Source:
     windows = [window for _, window in found]
     if len(windows) > 1:
         windows = [_renamed(window, f"result {i}") for i, window in enumerate(windows, 1)]
-    return Source(path, formats.pop(), tuple(windows))
+    return Source(path, formats.pop(), tuple(windows), listed)
+
+
+def is_summary(path: Path) -> bool:
+    """Whether it is the table, a row a run, that `vllm bench sweep` writes beside its runs."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return set(VLLM_KEYS) <= set(next(csv.reader(file), ()))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
 
 
 def _renamed(window: Window, name: str) -> Window:
