@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from audit_results import Result, call, closed_loop, save, summary_only
 
-from study.audit.claims import loads
+from study.audit.claims import Judged, claims, loads
 from study.audit.formats import Window, read, table_windows
 from study.audit.gates import judge, verdict
 from study.errors import StudyError
@@ -61,6 +61,15 @@ def test_rates_that_are_very_far_apart_are_two_loads() -> None:
         for level, rate in ((1, 1e-320), (2, 1e15))
     ]
     assert len(loads(windows)) == 2
+
+
+def test_rates_that_no_measurement_has_make_no_curve() -> None:
+    windows = [
+        Window("", level=level, rates={"request_s": rate}, times_s={"e2e": {"p50": 1.0}})
+        for level, rate in ((1, 1.0), (2, 2.0), (4, 2.0), (1e12, 1e-320))
+    ]
+    *_, saturation = claims([Judged("", window, "undecided") for window in windows])
+    assert saturation.verdict == "cannot judge" and "3 levels" in saturation.text
 
 
 def test_one_request_that_began_ages_later_is_judged() -> None:

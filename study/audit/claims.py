@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from study.audit.arithmetic import number, ratio
+from study.audit.arithmetic import MOST, number, ratio
 from study.audit.formats import Window
 from study.audit.gates import FileVerdict
 from study.audit.level import Fit, bound_of
@@ -239,7 +239,7 @@ def saturation(curve: Sequence[Judged]) -> Judgement:
     and with levels that are only undecided, a knee holds if they were reached."""
     sound = [one for one in curve if one.verdict != "void"]
     rate = _throughput_name(sound)
-    kept = [one for one in sound if 0 < _throughput(one.window, rate) < math.inf]
+    kept = [one for one in sound if 1 / MOST < _throughput(one.window, rate) <= MOST]
     void = sorted({one.window.level for one in curve if one.verdict == "void"})
     left = f" Void and left out: {_listed(f'{level:g}' for level in void)}." if void else ""
     limit = f"a knee within {LEAST_LEVELS} or more levels, each valid"
