@@ -35,7 +35,7 @@ ASKS = {
     "reconciled": "Do client and engine count the same requests, tokens and times?",
     "treatment_in_force": "Does the engine say that it runs what the arm asks for?",
     "errors": "Did all but a few requests end well?",
-    "machine_quiet": "Was nobody else at work on this machine, and nothing throttled?",
+    "machine_quiet": "Was nobody else at work here, and nothing throttled, as far as the machine tells?",
     "conservation": "Do the tokens of all chunks add up to those of the requests?",
     "times": "Can all times be, each in its order?",
     "not_repeated": "Is it no copy of a window that was counted already?",

@@ -177,6 +177,23 @@ def test_who_has_the_host_besides_is_named(stolen_s: float, words: str) -> None:
     assert judged.text.startswith("Others kept 0.95 of 16 cores busy") and words in judged.text
 
 
+def test_time_stolen_is_others_work_even_where_a_guest_counts_it_as_its_own() -> None:
+    judged = machine_quiet(on(looks(busy_s=40.0, own_s=41.0, steal_s=9.0)))
+    assert judged.verdict == "fail" and judged.text.startswith("Others kept 0.90 of 16 cores busy")
+    assert judged.observed == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("told", "unseen"), [({}, True), ({"clock_mhz": 0.0}, False), ({"heat_throttles": 0.0}, False)]
+)
+def test_cores_whose_clock_is_not_told_are_said_to_be_unseen(
+    told: dict[str, float], unseen: bool
+) -> None:
+    judged = machine_quiet(on(looks(**told)))
+    assert judged.verdict == "pass"
+    assert ("change of the cores' clock could not be seen" in judged.text) == unseen
+
+
 @pytest.mark.parametrize(
     ("column", "inside", "beyond", "words"),
     [

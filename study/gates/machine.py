@@ -25,17 +25,19 @@ def machine_quiet(seen: WindowEvidence) -> Judgement:
         text = "The machine's CPU time is not on record."
         return Judgement("machine_quiet", "window", "cannot judge", math.nan, "quiet", text)
     span_s = float(looks["time_s"].iloc[-1] - looks["time_s"].iloc[0])
-    foreign = max(0.0, (grown(looks, "busy_s") - grown(looks, "own_s")) / span_s)
+    stolen = grown(looks, "steal_s") / span_s
+    # A stolen core is never the study's, but a guest may count that time to its processes too.
+    foreign = max(0.0, (grown(looks, "busy_s") - grown(looks, "own_s")) / span_s, stolen)
     most = min(FOREIGN_SHARE * float(looks["cores"].iloc[0]), FOREIGN_CORES)
     said = f"Others kept {foreign:.2f} of {looks['cores'].iloc[0]:g} cores busy"
-    if (stolen := grown(looks, "steal_s") / span_s) >= TOLD_CORES:
+    if stolen >= TOLD_CORES:
         said += f" ({stolen:.2f} by other virtual machines on this host)"
     throttled, unknown = _throttled(looks, span_s), _unknown(looks)
     verdict: Verdict = "cannot judge" if unknown else "pass"
     if foreign > most or throttled:
         verdict = "fail"
     found = throttled or [*_unthrottled(looks), *unknown]
-    text = "; ".join([said, *found, *_waits(looks, span_s)])
+    text = "; ".join([said, *found, *_unseen(looks), *_waits(looks, span_s)])
     limit = f"at most {most:.2g} cores busy for others, nothing throttled"
     return Judgement("machine_quiet", "window", verdict, foreign, limit, f"{text}.")
 
@@ -64,6 +66,13 @@ def _unthrottled(looks: pd.DataFrame) -> list[str]:
     }
     free = [name for name, value in known.items() if not math.isnan(value)]
     return [f"not throttled: {', '.join(free)}" if free else "throttling is not reported here"]
+
+
+def _unseen(looks: pd.DataFrame) -> list[str]:
+    """That the cores may have changed their speed unseen, where neither clock nor heat is told."""
+    told = looks.reindex(columns=["clock_mhz", "heat_throttles"])
+    blind = bool(told.isna().all(axis=None))
+    return ["a change of the cores' clock could not be seen here"] if blind else []
 
 
 def _unknown(looks: pd.DataFrame) -> list[str]:
