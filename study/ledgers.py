@@ -12,6 +12,7 @@ from study import estimates, paths, theory
 from study.estimates import rows_of
 from study.experiment import Experiment
 from study.frames import Frames
+from study.gates.machine import UNSEEN
 from study.gates.steady import DRIFT_LIMIT
 from study.plan import Launch
 from study.steady import DRIFT_CONFIDENCE
@@ -35,7 +36,7 @@ ASKS = {
     "reconciled": "Do client and engine count the same requests, tokens and times?",
     "treatment_in_force": "Does the engine say that it runs what the arm asks for?",
     "errors": "Did all but a few requests end well?",
-    "machine_quiet": "Was nobody else at work here, and nothing throttled, as far as the machine tells?",
+    "machine_quiet": "Was nobody else at work here, and nothing that is reported throttled?",
     "conservation": "Do the tokens of all chunks add up to those of the requests?",
     "times": "Can all times be, each in its order?",
     "not_repeated": "Is it no copy of a window that was counted already?",
@@ -143,11 +144,16 @@ def _drift(row: Any) -> str:
 # --- confounds ------------------------------------------------------------------------------------
 
 
-def confounds(found: Frames, launches: Sequence[Launch]) -> Table:
-    """What differs besides the treatment, or is true of all arms and limits what they can show."""
+def confounds(found: Frames, launches: Sequence[Launch], floor: str = "") -> Table:
+    """What differs besides the treatment, or is true of all arms and limits what they can show.
+
+    `floor` says what two launches of one server differed by, where that was measured.
+    """
+    across = _families_compared(launches)
     rows = [
-        *in_force_differences(found),
-        *_model_differences(launches),
+        *(in_force_differences(found) if across else []),
+        *(_model_differences(launches) if across else []),
+        *_clock(found, floor),
         *_switched_off(launches),
         *_ordered(found),
         *_limits(launches),
@@ -181,6 +187,24 @@ def in_force_differences(found: Frames) -> list[Row]:
             said = "; ".join(f"{spelled(family)}: {what}" for family, what in by_family.items())
             rows.append((name, said, meaning))
     return rows
+
+
+def _families_compared(launches: Sequence[Launch]) -> bool:
+    """Whether arms that differ in nothing but their model's family are set against each other.
+
+    Where something else was varied as well, as a block size, arms are compared inside a model.
+    """
+    factors = {name for launch in launches for name in launch.arm.factors}
+    return factors <= set(estimates.FACTORS)
+
+
+def _clock(found: Frames, floor: str) -> list[Row]:
+    """That cores may have changed their speed between launches, where nothing tells of it."""
+    judged = found.judgements
+    if judged.empty or not judged["text"].str.contains(UNSEEN, regex=False).any():
+        return []
+    meaning = "Launches may have run at other speeds; blocks share only what lasts."
+    return [("speed of the cores", "not visible here", f"{meaning} {floor}".strip())]
 
 
 def _said_by_family(found: Frames, column: str) -> dict[str, str]:

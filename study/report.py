@@ -212,8 +212,10 @@ def published(study: Study) -> list[Shown]:
 def confounds(study: Study) -> list[Shown]:
     """What could not be controlled."""
     shown: list[Shown] = []
+    tests = study.told_in(INSTRUMENT)
+    floor = " ".join(filter(None, (instrument_sentences.apart(one, study.values) for one in tests)))
     for part in study.own:
-        table = ledgers.confounds(part.found, part.launches)
+        table = ledgers.confounds(part.found, part.launches, floor)
         shown += [_title(part), table.keep(f"{part.notebook}-confounds")]
     return shown
 

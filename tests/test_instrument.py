@@ -160,6 +160,24 @@ def test_the_floor_stands_beside_every_ratio(blocks: int, words: str) -> None:
     assert len(values.known) == min(blocks, 1)
 
 
+def test_a_floor_that_rests_on_a_second_try_says_so() -> None:
+    seen = part(1)
+    windows = seen.found.windows
+    assert "second try" not in instrument_sentences.floor(seen, Values())
+    windows.loc[windows.index[0], "again"] = True
+    values = Values()
+    assert "of the 4 windows behind this: a second try" in instrument_sentences.floor(seen, values)
+    assert values.known["instrument.noise.again"]["value"] == 1
+
+
+def test_one_ratio_is_no_upper_limit() -> None:
+    seen = part(1)
+    assert "at most" in instrument_sentences.noise_floor(seen, Values())  # of two levels
+    one = seen.found.windows["level"] == 4
+    seen.found.windows.loc[~one, "verdict"] = "void"
+    assert "at most" not in instrument_sentences.noise_floor(seen, Values())
+
+
 def test_a_cell_that_one_block_is_left_of_can_show_no_difference() -> None:
     seen = part(3, void=[("gqa-dense-a", "short", 4, block) for block in (0, 1)])
     text = instrument_sentences.noise_floor(seen, Values())
@@ -193,7 +211,7 @@ def test_agreement_is_over_launches_and_names_the_reasons() -> None:
     assert set(frame["n"]) == {6}  # both twins of three blocks: one server
     assert frame.loc["bench_rate", "point"] == pytest.approx(0.9)
     text = instrument_sentences.second(seen, values)
-    assert "not full for 20 %" in text
+    assert "not full for 20 %" in text and "not beside it" in text
     far = np.log(frame["point"]).abs()
     for end in (far.idxmin(), far.idxmax()):
         assert f"*{COMPARISONS[end]}* (`short`" in text

@@ -148,9 +148,11 @@ def _reasons(part: Part, values: Values) -> list[str]:
     most = values.count(f"{key}.input_most", measured["input_most"].max())
     least = values.count(f"{key}.input_least", measured["input_least"].min())
     return [
-        "Reasons that its own files show: it sends all slots' first requests at once, and with "
-        "equal lengths they stay together, so that prompts wait for each other (TTFT) more than in "
-        f"a staggered window; its level was not full for {apart} of the time that it counts; its "
+        "Reasons that its own files show (it ran after the window that it is compared with, not "
+        "beside it, so what the machine did meanwhile is in the ratio too): it sends all slots' "
+        "first requests at once, and with equal lengths they stay together, so that prompts wait "
+        "for each other (TTFT) more than in a staggered window; "
+        f"its level was not full for {apart} of the time that it counts; its "
         f"prompts are text, of which the engine makes {least} to {most} tokens; and its client "
         f"takes {values.number(f'{key}.cpu_ms', more)} ms of CPU time for a request, ours "
         f"{values.number(f'{part.name}.client.cpu_ms', ours)} ms. Before the run that is counted "
@@ -180,23 +182,47 @@ def twins(part: Part, values: Values) -> str:
 
 def floor(part: Part, values: Values) -> str:
     """What every ratio of throughputs must be seen beside; empty where no block tells it."""
-    frame = instrument.noise_floor(part.found, part.launches)
-    row = next(rows_of(frame[frame["metric"] == "output_tok_s"]))
+    said, row = apart(part, values), _throughput_floor(part)
+    if not said:
+        return ""
+    if math.isnan(row.spread):
+        return (
+            f"{said.removesuffix('.')}: a ratio without an interval that lies nearer to one is not "
+            "told from chance, and as this is one pair, one that lies further away may not be "
+            "either."
+        )
+    return f"{said.removesuffix('.')}: an interval holds that, a ratio without one does not."
+
+
+def apart(part: Part, values: Values) -> str:
+    """What two launches of one server differ by in throughput; empty where no block tells it."""
+    row = _throughput_floor(part)
     if not row.blocks:
         return ""
-    key = f"{part.name}.noise.{row.metric}"
+    key, late = f"{part.name}.noise.{row.metric}", _second_tries(part, values)
+    same, metric = "Two launches of one and the same server", "in output throughput"
     if math.isnan(row.spread):
         far = values.percent(f"{key}.farthest", row.farthest - 1)
-        return (
-            f"Two launches of one and the same server differed by {far} in output throughput: a "
-            "ratio without an interval that lies nearer to one is not told from chance, and as "
-            "this is one pair, one that lies further away may not be either."
-        )
+        return f"{same} differed by {far} {metric}{late}."
     spread = values.percent(f"{key}.spread", row.spread)
-    return (
-        f"Two launches of one and the same server differ by {spread} in output throughput "
-        "(standard deviation inside blocks): an interval holds that, a ratio without one does not."
-    )
+    return f"{same} differ by {spread} {metric} (standard deviation inside blocks){late}."
+
+
+def _throughput_floor(part: Part) -> Any:
+    frame = instrument.noise_floor(part.found, part.launches)
+    return next(rows_of(frame[frame["metric"] == "output_tok_s"]))
+
+
+def _second_tries(part: Part, values: Values) -> str:
+    """That values behind the floor were measured once more, as the first try was void."""
+    valid = part.found.windows[part.found.windows["verdict"] == "valid"]
+    again = int(valid["again"].astype(bool).sum())
+    if not again:
+        return ""
+    key = f"{part.name}.noise"
+    said = values.count(f"{key}.again", again)
+    of = values.count(f"{key}.windows", len(valid))
+    return f" ({said} of the {of} windows behind this: a second try, as the first was void)"
 
 
 def noise_floor(part: Part, values: Values) -> str:
@@ -209,7 +235,7 @@ def noise_floor(part: Part, values: Values) -> str:
         key, name = f"{part.name}.noise.{row.metric}", METRICS[row.metric].name
         if math.isnan(row.spread):
             far = values.percent(f"{key}.farthest", row.farthest - 1)
-            said.append(f"{name} {far} at most")
+            said.append(f"{name} {far}{' at most' if row.cells > 1 else ''}")
         else:
             spread = values.percent(f"{key}.spread", row.spread)
             least = f"these blocks could show {values.percent(f'{key}.shown', row.shown)}"

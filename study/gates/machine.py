@@ -16,6 +16,7 @@ FOREIGN_SHARE, FOREIGN_CORES = 0.05, 1.0
 QUOTA_SHARE = 0.01
 TOLD_CORES = 0.01  # as much as is printed
 NEEDED = ("busy_s", "own_s", "cores")
+UNSEEN = "a change of the cores' clock could not be seen here"
 
 
 def machine_quiet(seen: WindowEvidence) -> Judgement:
@@ -72,7 +73,7 @@ def _unseen(looks: pd.DataFrame) -> list[str]:
     """That the cores may have changed their speed unseen, where neither clock nor heat is told."""
     told = looks.reindex(columns=["clock_mhz", "heat_throttles"])
     blind = bool(told.isna().all(axis=None))
-    return ["a change of the cores' clock could not be seen here"] if blind else []
+    return [UNSEEN] if blind else []
 
 
 def _unknown(looks: pd.DataFrame) -> list[str]:

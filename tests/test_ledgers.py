@@ -1,0 +1,36 @@
+"""Confounds: those of a comparison that is made, and those that nothing tells of."""
+
+from __future__ import annotations
+
+import pytest
+import stub
+
+from study import ledgers
+from study.experiment import Experiment
+from study.experiments import BlockSize, Instrument
+from study.gates.machine import UNSEEN
+
+OF_FAMILIES = {"KV block size", "attention back end", "FFN width"}
+
+
+def named(asked: Experiment, floor: str = "", said: str = "") -> dict[str, str]:
+    found = stub.frames(asked)
+    if said:
+        found.judgements.loc[0, "text"] = f"Others kept 0.00 of 2 cores busy; {said}."
+    data = ledgers.confounds(found, stub.launches(asked), floor).data
+    return dict(zip(data["confound"], data["what it means"], strict=True))
+
+
+def test_what_differs_by_family_confounds_only_where_families_are_compared() -> None:
+    across = named(stub.experiment())
+    assert set(across) >= OF_FAMILIES
+    inside = named(BlockSize.of({"launches": 1}))
+    assert inside and not OF_FAMILIES & set(inside)
+
+
+@pytest.mark.parametrize("floor", ["", "Two launches differed by 40 %."])
+def test_a_clock_that_is_not_told_is_a_confound_beside_the_noise_floor(floor: str) -> None:
+    asked = Instrument.of({"launches": 1})
+    assert "speed of the cores" not in named(asked, floor)
+    meaning = named(asked, floor, UNSEEN)["speed of the cores"]
+    assert meaning.endswith(floor or "what lasts.")
