@@ -10,7 +10,7 @@ from offload_parts import CASES, NATIVES, case
 from telling import digits_typed, rendered, run_notebook, text_of, untold
 
 from study import style
-from study.chapters import offload, offload_figures
+from study.chapters import offload, offload_figures, offload_tables
 from study.sentences import Values
 
 # --- text, figures and tables ---------------------------------------------------------------------
@@ -48,9 +48,21 @@ def test_the_engines_own_words_stand_in_the_summary() -> None:
 def test_one_block_says_that_it_carries_no_interval() -> None:
     values, found = Values(), case("one block")
     assert "one block carries no interval" in offload.ttft(found, values)
+    assert "one block carries no interval" in offload.lead(found, values)
+    assert "no interval" not in offload.lead(case("whole"), Values())
     assert offload.method(found, values).startswith("No ratio has an interval")
     assert "no interval (n = 1)" in offload_figures.ttft(found).caption
     assert "Bonferroni over 8 comparisons, n = 3 blocks" in offload.method(case("whole"), values)
+
+
+@pytest.mark.parametrize(("name", "control"), [("whole", True), ("no off", False)])
+def test_off_is_called_a_control_only_where_it_was_measured(name: str, control: bool) -> None:
+    assert ("measured without treatment" in offload.limits(case(name))) == control
+
+
+def test_the_arithmetic_of_files_leaves_out_what_cannot_be_reused() -> None:
+    caption = offload_tables.bytes_moved(case("whole")).caption
+    assert "never the one of its last token" in caption
 
 
 def test_unequal_cores_of_a_cpu_engine_are_a_confound() -> None:

@@ -13,16 +13,19 @@ from study.chapters.offload_estimates import COLD, MEMORY, OFF, RESTORED, TTFT
 from study.chapters.offload_figures import SOURCE_WORDS
 from study.estimates import METRICS, rows_of
 from study.figures import interval_words
-from study.sentences import Values, margin, verdict
+from study.sentences import Values, margin, one_block, verdict
 from study.style import spelled
 
-# On a CPU either of them fixes how many cores the engine computes on.
 STORES = "Cold is of the same launch, which stores it as well; `off` is the server without."
+# On a CPU either of them fixes how many cores the engine computes on.
 SETS_CORES = {"VLLM_CPU_NUM_OF_RESERVED_CPU", "VLLM_CPU_OMP_THREADS_BIND"}
-LIMITS = (
+ORDER = (
     "**What this does not tell.** The phases of a launch follow each other in one order, so "
-    "whatever changes with time sides with it; in `off` mode the same order is measured without "
-    "treatment. Files are read back by way of the operating system's own cache in memory, so their "
+    "whatever changes with time sides with it"
+)
+CONTROL = "; in `off` mode the same order is measured without treatment"
+LIMITS = (
+    "Files are read back by way of the operating system's own cache in memory, so their "
     "speed is not that of a disk. The connector that writes them is vLLM's example: it stores and "
     "finds whole prompts only, and is not made to be fast."
 )
@@ -67,8 +70,15 @@ def results(part: Part, values: Values) -> list[Shown]:
         Text("#### Is a restored cache the same cache?"),
         offload_tables.passes(part).keep(f"{book}-passes"),
         same_output.table(offload_estimates.agreements(part)).keep(f"{book}-outputs"),
-        Text(" ".join(filter(None, [LIMITS, cores(part)]))),
+        Text(" ".join(filter(None, [limits(part), cores(part)]))),
     ]
+
+
+def limits(part: Part) -> str:
+    """What the order of phases and the way of the files leave open."""
+    seen = estimates.windows(part.found)
+    untreated = "offload" in seen and (seen["offload"] == OFF).any()
+    return f"{ORDER}{CONTROL if untreated else ''}. {LIMITS}"
 
 
 # --- the headline ---------------------------------------------------------------------------------
@@ -78,9 +88,12 @@ def lead(part: Part, values: Values) -> str:
     """TTFT of a prompt that memory has dropped over that of a cold one, per model and mode."""
     frame = offload_estimates.phase_ratios(part)
     frame = frame[(frame["offload"] != OFF) & (frame["workload"] == RESTORED)]
-    told = [_lead(part.name, row, values) for row in rows_of(frame[frame["n"] > 0])]
+    known = frame[frame["n"] > 0]
+    told = [_lead(part.name, row, values) for row in rows_of(known)]
     silent = [_model(part.name, row, values) for row in rows_of(frame[frame["n"] == 0])]
-    said = [f"When a prompt comes back: {'; '.join(told)}. {STORES}"] if told else []
+    said = (
+        [f"When a prompt comes back: {'; '.join(told)}{one_block(known)}. {STORES}"] if told else []
+    )
     if silent:
         said.append(f"No launch compares restored with cold for {' and '.join(silent)}.")
     valid = sentences.valid_of_asked(

@@ -56,7 +56,7 @@ def bytes_moved(part: Part) -> pd.DataFrame:
 
 
 def _stored(row: Any) -> dict[str, object]:
-    """What `cold` stored: whole blocks of each prompt.
+    """What `cold` stored: whole blocks of each prompt; in files never the one of its last token.
 
     Natively vLLM stored the blocks of the answers as well until pull request 43797 (May 2026), and
     some of them only (36052): of both counts the nearer one is shown, and named.

@@ -138,8 +138,10 @@ def bytes_moved(part: Part) -> Table:
     return Table(
         shown,
         data,
-        "Stored: by arithmetic the whole blocks of each prompt of cold (some versions store those "
-        "of its answer too in native mode: the last column says so), times KV bytes per token. "
+        "Stored, by arithmetic: in file mode the whole blocks of each prompt of cold that can be "
+        "reused (never the one of its last token), in native mode all of its whole blocks (some "
+        "versions store those of its answer too: the last column says so), times KV bytes per "
+        "token. "
         "Restored: the hits that the engine counted, "
         f"times the same. They agree within {offload_bytes.AGREE:.0%}: a file has a header of its "
         "own, and a native transfer counts when it is over, which can be after its window.",
