@@ -24,6 +24,7 @@ COLUMNS = (
     *("experiment", "launch", "block", "arm", "model", "attention", "feed_forward", "layers"),
     *("workload", "input_tokens", "output_tokens", "level", "again", "verdict"),
     "output_tok_s",
+    "max_num_seqs",
 )
 
 
@@ -49,8 +50,14 @@ def _bound(row: dict[Any, Any], hardware: Hardware) -> tuple[float, float]:
     size = capacity.weights(model, FORMAT)
     here = _reading(size.bytes, hardware)
     lengths = float(row["input_tokens"]), float(row["output_tokens"])
-    bound_tok_s = bounds.serving_tok_s(model, size, here, int(row["level"]), *lengths)
+    bound_tok_s = bounds.serving_tok_s(model, size, here, _running(row), *lengths)
     return bound_tok_s, here.bandwidth_gb_s
+
+
+def _running(row: dict[Any, Any]) -> int:
+    """Requests that a step can hold: the level, as far as the engine may run so many."""
+    limit = row["max_num_seqs"]
+    return int(row["level"] if pd.isna(limit) else min(row["level"], limit))
 
 
 def _reading(weight_bytes: float, hardware: Hardware) -> Hardware:
@@ -110,7 +117,10 @@ def in_words(seen: pd.DataFrame, hardware: Hardware | None) -> str:
     """What a figure of throughput says of the bound: where it is, or why it is not drawn."""
     valid = seen[(seen["verdict"] == "valid") & seen["share"].notna()]
     if hardware is None:
-        return " No bound is drawn: this machine's memory bandwidth was not measured yet."
+        return (
+            " No bound is drawn: this machine's memory bandwidth was not measured yet. The "
+            "notebook `70_theory` measures it, and the report then draws the bound."
+        )
     if valid.empty:
         return ""
     measured = pace(valid, hardware)

@@ -33,15 +33,14 @@ class Frames:
         ready_s, stop_s, wall_s, windows, and what the engine says is in force.
     windows: a row per window of a launch that was measured: experiment, launch, block, arm, one
         column per factor, workload, input_tokens, output_tokens, level, searched (the level was
-        chosen by the arm's search, not asked for), again (measured once more on its launch, for
-        the first was void: both are rows), verdict, reasons, load_s, warm_s, wall_s,
-        loop_lag_p99_s; client_wait_s and server_wait_s (how long their main threads were ready to
-        run but had no core: study.telemetry); the engine's own account of the load
-        (prefix_hits_tokens, external_hits_tokens, offload_load_bytes, offload_store_bytes,
-        preemptions) and of its steady part (running_mean, waiting_mean, waiting_max, kv_use_max);
-        what the launch's storage grew by (stored_bytes, stored_files; NaN without one); and every
-        field of
-        `study.steady.WindowSummary`.
+        chosen by the arm's search, not asked for), max_num_seqs (asked for), again (measured once
+        more on its launch, for the first was void: both are rows), verdict, reasons, load_s,
+        warm_s, wall_s, loop_lag_p99_s; client_wait_s and server_wait_s (how long their main
+        threads were ready to run but had no core: study.telemetry); the engine's own account of
+        the load (prefix_hits_tokens, external_hits_tokens, offload_load_bytes,
+        offload_store_bytes, preemptions) and of its steady part (running_mean,
+        waiting_mean, waiting_max, kv_use_max); what the launch's storage grew by (stored_bytes, stored_files; NaN without one); and every
+        field of `study.steady.WindowSummary`.
     judgements: a row per gate and window: launch, arm, workload, level, gate, scope, verdict,
         observed, limit, text.
     """
@@ -173,6 +172,7 @@ def _window_rows(
         "searched": content["plan"]["searched"],
         "again": content["plan"]["again"],
     }
+    limit = launch.arm.flags.get("max_num_seqs")
     verdict = validity.verdict(judgements)
     reasons = [one.text for one in judgements if (one.scope, one.verdict) == ("window", "fail")]
     if attempt.outcome == "failed":
@@ -182,6 +182,7 @@ def _window_rows(
         **keys,
         "verdict": verdict,
         "reasons": "; ".join(reasons),
+        "max_num_seqs": math.nan if limit is None else float(str(limit)),
         "load_s": content["load_s"],
         "warm_s": content["warm_s"],
         "wall_s": content["wall_s"],

@@ -192,7 +192,8 @@ def timeline(window: Window | None) -> Drawn:
         f"begins, and it ends when the first slot has nothing left: here {steady.duration_s:.1f} s"
         f", {steady.latencies:.1f} median latencies. Only the steady part is measured. The step "
         "line is the client's own count; the dots are what the engine reports (running and "
-        "waiting), which is the proof that the level was there. Below: tokens by the time of "
+        "waiting). They prove that the level was there where such samples suffice; elsewhere the "
+        "engine's clock of every request does. Below: tokens by the time of "
         f"their chunk, in {RATE_BINS} bins.",
     )
 

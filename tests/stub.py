@@ -174,6 +174,7 @@ def _window_rows(
         "level": window.level,
         "searched": False,
         "again": False,
+        "max_num_seqs": float(str(launch.arm.flags["max_num_seqs"])),
     }
     row = {
         **keys,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,17 @@ def test_the_bound_of_a_window_is_that_of_its_model_and_lengths(found: Frames) -
         wanted = bounds.serving_tok_s(model, size, here, row["level"], 32, 32)
         assert row["bound_tok_s"] == pytest.approx(wanted)
         assert row["share"] == pytest.approx(row["output_tok_s"] / wanted)
+
+
+@pytest.mark.parametrize(("limit", "running"), [(2.0, 2), (16.0, 4), (np.nan, 4)])
+def test_no_more_requests_share_a_step_than_the_engine_may_run(
+    found: Frames, limit: float, running: int
+) -> None:
+    here, model = device(30), models.load("gqa-dense-1b")
+    seen = beside.windows(found.windows.assign(max_num_seqs=limit), here)
+    wanted = bounds.serving_tok_s(model, capacity.weights(model, "bf16"), here, running, 32, 32)
+    here_at = seen.loc[seen["level"] == 4, "bound_tok_s"]
+    assert list(here_at) == [pytest.approx(wanted)] * 2
 
 
 @pytest.mark.parametrize(("share", "verdict"), [(0.8, "pass"), (1.04, "pass"), (1.06, "fail")])
@@ -136,11 +148,17 @@ def test_throughput_is_drawn_with_its_bound_where_that_could_be_approached(
     assert ((low <= points) & (points <= high)).all()
 
 
+def test_where_no_model_is_asked_for_nothing_is_promised_below(found: Frames) -> None:
+    said = theory.near(replace(part(found), launches=()), sentences.Values())
+    assert "beside their bounds in the report" in said and "below" not in said
+
+
 def test_latency_has_no_bound_and_an_unmeasured_machine_says_so(
     found: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(machine, "measured", lambda: None)
-    assert "bandwidth was not measured" in figures.throughput(found).caption
+    caption = figures.throughput(found).caption
+    assert "bandwidth was not measured" in caption and "`70_theory` measures it" in caption
     monkeypatch.setattr(machine, "measured", lambda: reaching(found, 0.5))
     assert "bound" not in set(figures.latency(found).frame["kind"])
 

@@ -106,7 +106,7 @@ def near(part: Part, values: Values) -> str:
     if not part.launches:
         return (
             "No model of this chapter's own was asked for in this profile. What the windows of the "
-            "other experiments reach stands beside their bounds, below."
+            "other experiments reach stands beside their bounds in the report."
         )
     if device is None or judged.verdict == "cannot judge":
         return f"Not measured here: {judged.text}"
