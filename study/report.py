@@ -278,7 +278,7 @@ def write_values(study: Study) -> Text:
     paths.REPORT.mkdir(parents=True, exist_ok=True)
     path = paths.REPORT / "values.json"
     write_json(path, {"profile": study.profile, "values": study.values.known})
-    return Text(f"Every number of this text, by key: `{path.relative_to(paths.ROOT)}`.")
+    return Text(f"Every number of this text's sentences, by key: `{path.relative_to(paths.ROOT)}`.")
 
 
 def written(notebook: str) -> Text:

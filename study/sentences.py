@@ -30,9 +30,9 @@ class Values:
 
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    def count(self, key: str, value: int) -> str:
+    def count(self, key: str, value: float) -> str:
         """A whole number."""
-        return self._put(key, {"value": int(value)}, count(value))
+        return self._put(key, {"value": round(value)}, count(value))
 
     def number(self, key: str, value: float) -> str:
         """A number with three significant digits."""
@@ -99,6 +99,14 @@ def one_block(ratios: pd.DataFrame) -> str:
     return "; one block carries no interval" if (ratios["n"] == 1).any() else ""
 
 
+def ties(key: str, n: int, prompts: str, values: Values) -> str:
+    """How many prompts gave another token although the outputs are held to be the same."""
+    said = values.count(f"{key}.ties", n)
+    if not n:
+        return f"no token differs in {prompts} prompts"
+    return f"{said} of {prompts} prompts give another token, each first at a tie"
+
+
 def valid_of_asked(
     key: str, found: Frames, launches: Sequence[Launch], values: Values, what: str
 ) -> str:
@@ -138,6 +146,8 @@ def unsure(key: str, found: Frames, values: Values) -> str:
 
 def refusals(name: str, found: Frames, values: Values) -> str:
     """Every arm that was not, or not always, measured; the reason in the engine's own words."""
+    if found.launches.empty:
+        return "No arm was asked for."
     told = estimates.outcomes(found)
     told["asked"] = told.groupby("arm")["launches"].transform("sum")
     told = told[told["outcome"] != "measured"]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,13 +126,25 @@ class Drawn:
 
     def _repr_html_(self) -> str:
         if self.figure is None:
-            return f'<p class="missing">{html.escape(self.caption)}</p>'
+            return f'<p class="missing">{as_html(self.caption)}</p>'
         source = base64.b64encode(self.svg).decode()
-        caption = html.escape(self.caption)
         return (
-            f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{source}">'
-            f"<figcaption>{caption}</figcaption></figure>"
+            f'<figure><img alt="{html.escape(self.caption)}" '
+            f'src="data:image/svg+xml;base64,{source}">'
+            f"<figcaption>{as_html(self.caption)}</figcaption></figure>"
         )
+
+
+CODE = re.compile(r"`([^`]+)`")
+STRESSED = re.compile(r"(?<![\w*])\*([^\s*](?:[^*]*[^\s*])?)\*(?![\w*])")
+
+
+def as_html(caption: str) -> str:
+    """A caption with its code and stressed words as HTML; stars inside code stay as they are."""
+    parts = CODE.split(html.escape(caption))  # text, code, text, ...
+    parts[::2] = [STRESSED.sub(r"<em>\1</em>", text) for text in parts[::2]]
+    parts[1::2] = [f"<code>{code}</code>" for code in parts[1::2]]
+    return "".join(parts)
 
 
 def _holds(path: Path, content: bytes) -> bool:

@@ -7,7 +7,6 @@ it says void, not measured, or not reported.
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from study.estimates import LIMITS, METRICS, of_metrics, rows_of
 from study.frames import NOT_MEASURED, Frames
 from study.plan import Launch
 from study.store import write_atomically
-from study.style import spelled
+from study.style import as_html, spelled
 
 NOT_REPORTED = "not reported"
 DIGITS = 3
@@ -47,14 +46,13 @@ class Table:
     def _repr_html_(self) -> str:
         if self.shown.empty:  # without numbers something is missing; with them the caption says all
             kind = "missing" if self.data.empty else "table-caption"
-            return f'<p class="{kind}">{html.escape(self.caption)}</p>'
+            return f'<p class="{kind}">{as_html(self.caption)}</p>'
         wordy = self.shown.iloc[:, -1].astype(str).str.len().max() > WORDY
         few = self.shown.shape[1] <= FEW  # columns; in a wide table only the last one may wrap
         classes = f"tidy {'wordy' if few else 'ends-in-words'}" if wordy else "tidy"
         body = self.shown.to_html(index=False, border=0, classes=classes, escape=True)
         return (
-            f'<div class="table">{body}</div>'
-            f'<p class="table-caption">{html.escape(self.caption)}</p>'
+            f'<div class="table">{body}</div><p class="table-caption">{as_html(self.caption)}</p>'
         )
 
 

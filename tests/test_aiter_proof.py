@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import stub
 from telling import text_of, untold
 from test_aiter import HEADLINE, SHORT, Setup, asked_for, engine, measured, page, part_of, scratch
@@ -13,6 +14,7 @@ from study.chapters import aiter, aiter_estimates, aiter_sentences
 from study.experiments import Aiter
 from study.plan import launches
 from study.profiles import Choice
+from study.same_output import Agreement
 from study.sentences import Values
 
 __all__ = ["engine", "scratch"]  # fixtures
@@ -71,6 +73,21 @@ def test_compiled_and_aiter_off_are_one_server_where_the_latter_is_compiled(engi
     assert list(zip(twins["setting"], twins["baseline_setting"], strict=True)) == [
         ("aiter-off", "compiled")
     ]
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_tokens_that_differ_at_a_tie_are_told_of_pairs_that_pass(
+    engine: Setup, tie: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine("cpu")
+    asked = asked_for(switches=["compile"])
+    one = Agreement("compiled", "eager", 1, 6, 0, 100, int(tie), int(tie), 0.01, 2.0)
+    monkeypatch.setattr(aiter_estimates, "agreements", lambda _: [one])
+    values = Values()
+    said = aiter_sentences.outputs(part_of(asked, measured(asked)), values)
+    assert "1 pass" in said and untold(said, values) == []
+    assert ("1 of 6 prompts give another token, each first at a tie" in said) == tie
+    assert ("no token differs in 6 prompts" in said) != tie
 
 
 def test_the_command_for_a_rocm_node_is_one_that_the_study_takes() -> None:

@@ -22,6 +22,7 @@ from study.compat.source import Tree, open_tree
 from study.compat.stages import FAMILIES, Engine, Question
 from study.errors import StudyError
 from study.sentences import Values
+from study.tables import count
 
 ARTICLES = {"0.14.1", "0.15.0", "0.16.0", "0.18.0"}
 CPU = next(device for device in DEVICES if device.name == "CPU")
@@ -246,6 +247,7 @@ def test_the_chapter_says_what_the_tables_say(table: pd.DataFrame) -> None:
     rules = compat_rules.judged()
     assert len(chapter.rules(rules).shown) == len(compat_rules.RULES)
     said = chapter.lead(table, rules, Values())
+    assert f"{count(len(table))} rows of answers of" in said
     assert "In 0.14.1, 0.15.0, 0.16.0, on ROCm with no back end named and AITER off" in said
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from study import estimates, families, figures, ledgers, paths, pictures, sentences, stats, tables
 from study.frames import Frames
 from study.plan import Launch
-from study.style import HOLLOW_FACE, Drawn, spelled
+from study.style import HOLLOW_FACE, Drawn, as_html, spelled
 from study.tables import Table
 
 TWO_DEPTHS = stub.experiment(depths=[4, 8], levels=[1, 4, 16])
@@ -345,6 +345,9 @@ def test_the_engines_words_reach_the_table_escaped() -> None:
     told = estimates.outcomes(found)
     html = tables.Table(told, told, "What became of each arm.")._repr_html_()
     assert "ValueError: &lt;bad&gt; &amp; worse" in html and "<bad>" not in html
+    said = as_html("*a b* and `x * y * z <b>`, 2 * 3 * 4")
+    assert said == "<em>a b</em> and <code>x * y * z &lt;b&gt;</code>, 2 * 3 * 4"
+    assert "<em>no</em>" in tables.Table(told, told, "*no*")._repr_html_()
 
 
 def test_confounds_come_from_what_the_engine_reports(
@@ -394,6 +397,7 @@ def test_the_timeline_draws_the_steady_part_of_the_real_rule() -> None:
     drawn = pictures.timeline(window)
     assert drawn.figure is not None and window.steady is not None
     assert f"{window.steady.duration_s:.1f} s" in drawn.caption
+    assert "where such samples suffice; elsewhere the engine's clock" in drawn.caption
     client = drawn.frame[drawn.frame["series"] == "in flight, client"]
     assert client["value"].max() == 4 and client["value"].iloc[-1] == 0
     tokens = drawn.frame[drawn.frame["series"] == "output tokens"]

@@ -55,6 +55,22 @@ def test_no_digit_is_typed_in_a_sentence() -> None:
     assert digits_typed(sentences, names=True) == []
 
 
+def test_a_count_is_kept_as_it_is_written() -> None:
+    values = Values()
+    assert values.count("arithmetic", 49.877) == "50"
+    assert values.known["arithmetic"] == {"value": 50, "text": "50"}
+
+
+def test_where_no_arm_was_asked_for_none_is_said_to_be_measured() -> None:
+    said = sentences.refusals("architecture", FOUND["no launch"], Values())
+    assert said == "No arm was asked for."
+
+
+def test_windows_are_counted_over_all_levels_and_numbers_over_sentences() -> None:
+    study = _study(FOUND["whole"])
+    assert "windows of all levels are valid" in text_of(report.summary(study))
+
+
 def test_a_key_means_one_number() -> None:
     values = Values()
     assert values.count("windows", 3) == values.count("windows", 3) == "3"
@@ -136,7 +152,7 @@ def test_every_section_can_be_shown_whatever_was_measured(case: str, kept: Path)
         assert shown
         for one in shown:
             assert rendered(one).strip()
-    report.write_values(study)
+    assert "of this text's sentences" in report.write_values(study).text
     written = orjson.loads((kept / "report" / "values.json").read_bytes())
     assert set(written["values"]) == set(study.values.known)
     assert "20_architecture-results.csv" in report.written("20_architecture").text

@@ -23,7 +23,8 @@ from study.chapters.aiter_estimates import (
 )
 from study.estimates import METRICS, of_metrics, rows_of
 from study.figures import interval_words
-from study.sentences import Values, lower, margin, one_block, verdict
+from study.same_output import Agreement
+from study.sentences import Values, lower, margin, one_block, ties, verdict
 from study.standing import NOT_APPLICABLE
 from study.style import spelled
 
@@ -191,6 +192,7 @@ def outputs(part: Part, values: Values) -> str:
     if not judged:
         return NOTHING
     counts = pd.Series([judgement.verdict for _, judgement in judged]).value_counts()
+    passed = [one for one, judgement in judged if judgement.verdict == "pass"]
     said = ", ".join(
         f"{values.count(f'{part.name}.same_output.{name}', n)} {name}" for name, n in counts.items()
     )
@@ -199,8 +201,18 @@ def outputs(part: Part, values: Values) -> str:
         for one, judgement in judged
         if judgement.verdict == "fail"
     ]
-    lines = [f"Same output for the fixed prompts, by pair: {said}.", *failed]
-    return " ".join(lines)
+    first = f"Same output for the fixed prompts, by pair: {said}."
+    return " ".join(filter(None, [first, _at_ties(part, passed, values), *failed]))
+
+
+def _at_ties(part: Part, passed: Sequence[Agreement], values: Values) -> str:
+    """What is forgiven to those that pass."""
+    if not passed:
+        return ""
+    key = f"{part.name}.same_output"
+    prompts = values.count(f"{key}.prompts", sum(one.prompts for one in passed))
+    said = ties(key, sum(one.ties for one in passed), prompts, values)
+    return f"Of those that pass, {said}."
 
 
 def aiter(part: Part, values: Values) -> str:

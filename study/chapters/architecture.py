@@ -64,7 +64,7 @@ def lead(name: str, found: Frames, launches: Sequence[Launch], values: Values) -
     """One paragraph: the attention effect, the cache, and how much of it can be trusted."""
     said = [_lead_attention(name, found, values), _lead_cache(name, launches, values)]
     key = f"{name}.lead.windows"
-    valid = sentences.valid_of_asked(key, found, launches, values, "compared")
+    valid = sentences.valid_of_asked(key, found, launches, values, "of all levels")
     return " ".join([*filter(None, said), valid])
 
 

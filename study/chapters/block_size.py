@@ -248,13 +248,6 @@ def _filled(key: str, workload: str, rows: pd.DataFrame, values: Values) -> str:
     return f"by arithmetic, a request of `{workload}` ({needed} tokens) fills {taken} at {size}"
 
 
-def _ties(key: str, ties: int, prompts: str, values: Values) -> str:
-    said = values.count(f"{key}.ties", ties)
-    if not ties:
-        return f"no token differs in {prompts} prompts"
-    return f"{said} of {prompts} prompts give another token, each first at a tie"
-
-
 def outputs(part: Part, values: Values) -> str:
     """How many pairs compute the same, and a line for each that does not, or cannot be judged."""
     agreed = sizes.agreements(part.found, part.outputs)
@@ -270,7 +263,7 @@ def outputs(part: Part, values: Values) -> str:
         ties = sum(one.ties for one in passed)
         prompts = values.count(f"{key}.prompts", sum(one.prompts for one in passed))
         said += (
-            f": {_ties(key, ties, prompts, values)}; a log-probability changes by at most "
+            f": {sentences.ties(key, ties, prompts, values)}; a log-probability changes by at most "
             f"{change}, against {control} for a prompt that begins otherwise"
         )
     lines = [

@@ -268,7 +268,7 @@ def lead(table: pd.DataFrame, found: tuple[compat_rules.Found, ...], values: Val
     unknown = int(table["outcome"].eq(UNKNOWN).sum())
     kinds = pd.Series([one.kind for one in found]).value_counts()
     said = [
-        f"{values.count('compatibility.rows', len(table))} answers of "
+        f"{values.count('compatibility.rows', len(table))} rows of answers of "
         f"{values.count('compatibility.versions', table['version'].nunique())} versions were "
         f"derived from their source, of which "
         f"{values.count('compatibility.unknown', unknown)} stay unknown."
