@@ -39,8 +39,8 @@ class Frames:
         threads were ready to run but had no core: study.telemetry); the engine's own account of
         the load (prefix_hits_tokens, external_hits_tokens, offload_load_bytes,
         offload_store_bytes, preemptions) and of its steady part (running_mean,
-        waiting_mean, waiting_max, kv_use_max); what the launch's storage grew by (stored_bytes, stored_files; NaN without one); and every
-        field of `study.steady.WindowSummary`.
+        waiting_mean, waiting_max, kv_use_max); what the launch's storage grew by
+        (stored_bytes, stored_files; NaN without one); and every field of `study.steady.WindowSummary`.
     judgements: a row per gate and window: launch, arm, workload, level, gate, scope, verdict,
         observed, limit, text.
     """
