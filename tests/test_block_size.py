@@ -223,27 +223,6 @@ def test_a_planted_ratio_is_found_against_the_smallest_accepted_size() -> None:
     assert (frame.loc[frame["size"] == 64, ["low"]] < 1).all(axis=None)
 
 
-def test_both_sides_divide_to_the_ratio_where_a_window_is_void() -> None:
-    void = [("gqa-dense-block64", "short", 4, 2)]
-    frame = sizes.ratios(found(ASKED, void=void, noise=0.05), "output_tok_s")
-    assert set(frame["n"]) == {2, 3}
-    sides = (frame["treatment_point"] / frame["baseline_point"]).to_numpy()
-    assert sides == pytest.approx(frame["point"].to_numpy())
-
-
-def test_absolute_values_are_those_of_windows_where_a_size_shares_no_block() -> None:
-    void = [(f"gqa-dense-block{size}", "short", 4, at) for size in (32, 64) for at in (1, 2)]
-    void += [("gqa-dense-block128", "short", 4, 0)]
-    frames = found(ASKED, void=void, noise=0.05)
-    ratios = sizes.ratios(frames, "output_tok_s").query("workload == 'short'")
-    assert dict(zip(ratios["size"], ratios["n"], strict=True)) == {64: 1, 128: 0}
-    valid = frames.windows.query("workload == 'short' and verdict == 'valid'")
-    seen = valid.set_index("arm")["output_tok_s"]
-    told = ratios[ratios["size"] == 64].iloc[0]
-    assert told["baseline_point"] == pytest.approx(seen["gqa-dense-block32"])
-    assert told["treatment_point"] == pytest.approx(seen["gqa-dense-block64"])
-
-
 def test_sizes_of_two_back_ends_are_never_compared() -> None:
     frames = CASES["two back ends"][1]
     frame = sizes.ratios(frames, "output_tok_s")
