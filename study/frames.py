@@ -36,11 +36,11 @@ class Frames:
         chosen by the arm's search, not asked for), max_num_seqs (asked for), again (measured once
         more on its launch, for the first was void: both are rows), verdict, reasons, load_s,
         warm_s, wall_s, loop_lag_p99_s; client_wait_s and server_wait_s (how long their main
-        threads were ready to run but had no core: study.telemetry); the engine's own account of
-        the load (prefix_hits_tokens, external_hits_tokens, offload_load_bytes,
-        offload_store_bytes, preemptions) and of its steady part (running_mean,
-        waiting_mean, waiting_max, kv_use_max); what the launch's storage grew by
-        (stored_bytes, stored_files; NaN without one); and every field of `study.steady.WindowSummary`.
+        threads were ready to run but had no core: study.telemetry); the engine's own account of the
+        load (prefix_hits_tokens, external_hits_tokens, offload_load_bytes, offload_store_bytes,
+        preemptions) and of its steady part (running_mean, waiting_mean, waiting_max, kv_use_max);
+        what the launch's storage grew by (stored_bytes, stored_files; NaN without one); and every
+        field of `study.steady.WindowSummary`.
     judgements: a row per gate and window: launch, arm, workload, level, gate, scope, verdict,
         observed, limit, text.
     """
