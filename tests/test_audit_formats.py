@@ -152,7 +152,7 @@ def test_unknown_columns_are_refused(known: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "neither JSON nor a CSV"),
+        ("", "the file is empty"),
         ("some words\nof prose\n", "neither JSON nor a CSV"),
         ("concurrency,request_s\n4,1\n", "column 'level'"),
         ("level,request_rate\n4,1\n", "Did you mean"),

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from study.audit import json_reader as audit_json
+from study.audit.formats import read
 from study.audit.json_reader import objects
 from study.errors import StudyError
 
@@ -119,3 +120,34 @@ def test_nan_as_python_writes_it_is_read_and_words_are_not_numbers(tmp_path: Pat
             found.floats(key)
     with pytest.raises(StudyError, match="array of arrays"):
         list(found.rows("itls"))
+
+
+@pytest.mark.parametrize("text", ['{"a": [0.1, "0.2"]}', '{"a": ["0.1"]}', '{"a": "0.1"}'])
+def test_numbers_in_quotes_are_none(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(StudyError, match="a must be an array of numbers"):
+        next(objects(path)).floats("a")
+
+
+@pytest.mark.parametrize("text", ['{"a": [[0.1, "0.2"]]}', '{"a": null}', '{"a": 7}'])
+def test_rows_that_are_none_are_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(text)
+    with pytest.raises(StudyError, match="a must be an array of arrays of numbers"):
+        list(next(objects(path)).rows("a"))
+
+
+@pytest.mark.parametrize("rest", ["[{}]", "garbage", ", {}"])
+def test_what_follows_an_array_is_not_dropped(tmp_path: Path, rest: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(f'[{{"a": 1}}]\n{rest}')
+    with pytest.raises(StudyError, match="may hold one array; this one goes on at byte 10"):
+        list(objects(path))
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text("\n")
+    with pytest.raises(StudyError, match="the file is empty"):
+        read(path)

@@ -141,6 +141,8 @@ def read(path: Path) -> Source:
     try:
         with path.open("rb") as file:
             begin = file.read(4096).lstrip(b"\xef\xbb\xbf \t\r\n")
+        if not begin:
+            raise StudyError("the file is empty.")
         if begin[:1] in (b"{", b"["):
             return _read_json(path, listed=begin[:1] == b"[")
         return _read_table(path)

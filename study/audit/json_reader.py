@@ -69,8 +69,11 @@ class Members:
 
     def floats(self, key: str) -> Floats:
         """A member that is an array of numbers; null is NaN. StudyError for anything else."""
+        raw = self._raw(key)
         try:
-            values = np.array(self.value(key), dtype=np.float64)
+            if b'"' in raw:  # numpy would take "0.1" for a number
+                raise TypeError
+            values = np.array(_decode(raw, key), dtype=np.float64)
         except OverflowError:
             raise _too_large(key) from None
         except (TypeError, ValueError):
@@ -83,6 +86,8 @@ class Members:
         """A member that is an array of arrays of numbers, in pieces: (lengths of the rows, their
         numbers one after the other). Memory is bounded by the piece and the longest row."""
         start, end = self.spans[key]
+        if self.data[start : start + 1] != b"[":
+            raise StudyError(f"{key} must be an array of arrays of numbers; it was not.")
         at, end = start + 1, end - 1
         while at < end:
             last = self.data.find(b"]", min(at + PIECE_BYTES, end), end) + 1 or end
@@ -93,6 +98,8 @@ class Members:
                 continue
             rows = _decode(b"[" + piece + b"]", key)
             try:
+                if b'"' in piece:
+                    raise TypeError
                 lengths = np.fromiter(map(len, rows), np.int64, len(rows))
                 values = np.fromiter(chain.from_iterable(rows), np.float64, int(lengths.sum()))
             except OverflowError:
@@ -120,8 +127,11 @@ def objects(path: Path) -> Iterator[Members]:
         spans, at = _spans(data, at + 1)
         yield Members(data, spans)
         at = _after(_SPACE_OR_COMMA if listed else _SPACE, data, at)
-    if listed and at >= len(data):
-        raise _cut_short(data)
+    if listed:
+        if at >= len(data):
+            raise _cut_short(data)
+        if _after(_SPACE, data, at + 1) < len(data):
+            raise StudyError(f"a file may hold one array; this one goes on at byte {at + 1:,}.")
 
 
 def _possible(values: Floats, key: str) -> Floats:
