@@ -31,6 +31,28 @@ def swapped(key: str, index: int, value: object) -> Result:
     return GOOD | {key: values}
 
 
+# ------------------------------------------------------------- summaries against one another
+
+
+def test_a_mean_is_within_a_standard_deviation_of_the_median() -> None:
+    honest = summary_only(GOOD)
+    assert judged(honest)["conservation"].verdict == "pass"
+    forged = honest | {"mean_ttft_ms": 3 * honest["mean_ttft_ms"]}
+    said = judged(forged)["conservation"]
+    assert said.verdict == "fail" and "mean and median of TTFT" in said.text
+
+
+def test_a_standard_deviation_is_that_of_the_array() -> None:
+    said = judged(GOOD | {"std_e2el_ms": 2 * GOOD["std_e2el_ms"] + 1})["conservation"]
+    assert said.verdict == "fail" and "std of E2E" in said.text
+
+
+def test_no_part_of_the_tokens_is_above_all_of_them() -> None:
+    (window,) = table_windows([["level", "output_tok_s", "total_tok_s"], ["8", "128", "64"]])
+    said = {one.gate: one for one in judge(window)}["conservation"]
+    assert said.verdict == "fail" and "128 output tokens/s are above all 64" in said.text
+
+
 # ------------------------------------------------------------------------- impossible numbers
 
 

@@ -29,7 +29,7 @@ Pair = tuple[str, float, float, float]
 
 def conservation(window: Window) -> Judgement:
     """Rates equal counts over the duration, counts add up, summaries are those of the arrays."""
-    findings = [*_rates(window), *_counts(window), *_summaries(window)]
+    findings = [*_rates(window), *_counts(window), *_summaries(window), *_spreads(window)]
     limit = f"equal within {window.rounding:.1%}, rates also within half their last digit"
     if not findings:
         text = "There is nothing to check: no two numbers of it are of the same thing."
@@ -73,6 +73,11 @@ def _rates(window: Window) -> Iterator[Finding]:
     ):
         pairs.append(("total tokens/s", rate("total_tok_s"), found, slack("total_tok_s", *names)))
     yield from _equal(pairs)
+    for what, name in (("input", "input_tok_s"), ("output", "output_tok_s")):
+        part, whole = rate(name), rate("total_tok_s")
+        if not math.isnan(part + whole):
+            text = f"{number(part)} {what} tokens/s are above all {number(whole)} tokens/s"
+            yield part <= whole * (1 + slack(name, "total_tok_s")), text
     good, every = rate("goodput_request_s"), window.request_s
     if not math.isnan(good + every):
         room = 1 + slack("goodput_request_s", "request_s", "duration_s")
@@ -102,14 +107,14 @@ def _counts(window: Window) -> Iterator[Finding]:
 
 
 def _summaries(window: Window) -> Iterator[Finding]:
-    """Mean and percentiles as stated, against those of the arrays."""
+    """Mean, standard deviation and percentiles as stated, against those of the arrays."""
     if window.detail is None:
         return
     pairs: list[Pair] = []
     for metric, values_s in _samples(window.detail).items():
         kept_s = only(values_s)
         for statistic, stated_s in window.times_s.get(metric, {}).items():
-            if kept_s.size and kept_s.size == values_s.size and statistic != "std":
+            if kept_s.size and kept_s.size == values_s.size:
                 found_s = _statistic(kept_s, statistic)
                 what = f"{statistic} of {metric.upper()} in s"
                 pairs.append((what, stated_s, found_s, window.rounding))
@@ -118,6 +123,16 @@ def _summaries(window: Window) -> Iterator[Finding]:
         mean_s = float(gaps.sum_s[fine].sum()) / count
         pairs.append(("mean of ITL in s", window.time_s("itl", "mean"), mean_s, window.rounding))
     yield from _equal(pairs)
+
+
+def _spreads(window: Window) -> Iterator[Finding]:
+    """Mean and median are at most a standard deviation apart, whatever the distribution."""
+    for metric, times_s in window.times_s.items():
+        mean_s, median_s, std_s = (times_s.get(name, math.nan) for name in ("mean", "p50", "std"))
+        if not math.isnan(mean_s + median_s + std_s):
+            room_s = (abs(std_s) + abs(mean_s)) * window.rounding
+            text = f"mean and median of {metric.upper()} are more than its standard deviation apart"
+            yield abs(mean_s - median_s) <= std_s + room_s, text
 
 
 def _missing(detail: Detail) -> list[str]:
@@ -150,7 +165,9 @@ def _samples(detail: Detail) -> dict[str, Floats]:
 
 
 def _statistic(values_s: Floats, name: str) -> float:
-    return float(values_s.mean() if name == "mean" else np.percentile(values_s, float(name[1:])))
+    if name in ("mean", "std"):
+        return float(values_s.mean() if name == "mean" else values_s.std())
+    return float(np.percentile(values_s, float(name[1:])))
 
 
 def _equal(pairs: list[Pair]) -> Iterator[Finding]:
