@@ -105,11 +105,16 @@ def needs_block_1(table: pd.DataFrame) -> list[Case]:
         Case(
             str(backend),
             None if rows["outcome"].eq(UNKNOWN).any() else bool(rows["block_size"].eq(1).all()),
-            f"runs {', '.join(map(str, sorted(rows['block_size'].astype(int).unique())))}: "
-            f"{rows['evidence'].iloc[0]}",
+            f"runs {_sizes(rows['block_size'])}, of which kernels read blocks of "
+            f"{_sizes(rows['kernel_block'])}: {rows['evidence'].iloc[0]}",
         )
         for backend, rows in ran.groupby("backend")
     ]
+
+
+def _sizes(found: pd.Series) -> str:
+    """'1, 16, 32': those that are known."""
+    return ", ".join(map(str, sorted(found.dropna().astype(int).unique())))
 
 
 def takes_only(allowed: Callable[[int], bool]) -> Cases:
