@@ -41,8 +41,8 @@ ROSE_TO = 1 / STEP  # of the batch: a knee below that is none of a full batch
 RESOLUTION = 0.01  # a knee lies on a grid of about such steps, so it is not known any finer
 
 FULL_TEXT = (
-    "as many as the batch holds: what rises from there on is the speed of the machine, not that of "
-    "a server with more to do"
+    "as many as the batch holds: what rises from there on is no fuller batch, but the speed of the "
+    "machine, or requests of one length that fall into step"
 )
 
 HEADLINE = "output_tok_s"
