@@ -81,7 +81,7 @@ FLAWS: dict[str, tuple[Result, set[str]]] = {
         {"times", "level_reached", "steady_part"},
     ),
     "early stops": (swapped("output_lens", 3, 7), {"lengths_delivered", "conservation"}),
-    "other prompts": (swapped("input_lens", 3, 999), {"lengths_delivered", "conservation"}),
+    "other prompts": (swapped("input_lens", 3, 131), {"lengths_delivered", "conservation"}),
     "another level": (edited(max_concurrency=9), {"level_reached"}),
     "drift": (closed_loop(drift=0.3, seed=1), {"steady_part"}),
     "five latencies are not there": (closed_loop(requests=40, seed=2), {"steady_part"}),
