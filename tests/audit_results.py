@@ -36,6 +36,15 @@ def schedule(service_s: Floats, slots: int, due_s: Floats | None = None) -> Floa
     return start_s
 
 
+def served(level: int, slots: int, service_s: Floats) -> tuple[float, Floats]:
+    """How long a run takes, and the E2E of each request, in seconds: so many in flight, each next
+    one sent when one has ended, served first come first served by so many slots."""
+    start_s = schedule(service_s, min(level, slots))
+    ends_s = start_s + service_s
+    sent_s = np.concatenate([np.zeros(level), np.sort(ends_s)])[: service_s.size]
+    return float(ends_s.max()), np.maximum(ends_s - sent_s, service_s)
+
+
 def closed_loop(
     level: int = 8,
     requests: int = 400,

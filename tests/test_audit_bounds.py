@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
-from audit_results import Result, closed_loop, save, schedule, summary_only
+from audit_results import Result, closed_loop, save, schedule, served, summary_only
 
 from study.audit.claims import fit_tokens
 from study.audit.formats import Window, read, table_windows
@@ -42,11 +42,8 @@ def queueing(levels: Sequence[int], slots: int, rounds: int) -> list[Window]:
         rng = np.random.default_rng(seed)
         service_s = 0.5 + rng.exponential(1.0, level * rounds)
         tokens = float((100 * service_s).sum())
-        ends_s = schedule(service_s, min(level, slots)) + service_s
-        order = np.sort(ends_s)
-        sent_s = np.concatenate([np.zeros(level), order[: len(order) - level]])
-        e2e_s = np.maximum(ends_s - sent_s, service_s)
-        rates = {"total_tok_s": tokens / float(ends_s.max())}
+        duration_s, e2e_s = served(level, slots, service_s)
+        rates = {"total_tok_s": tokens / duration_s}
         times_s = {"e2e": {"p99": float(np.percentile(e2e_s, 99))}}
         windows.append(Window("", level=level, rates=rates, times_s=times_s, rounding=ROUNDED))
     return windows

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from audit_results import Item, items, said
@@ -21,10 +20,10 @@ from study.audit.claims import (
     curves_of,
     fit_tokens,
     load_curve,
-    loads,
 )
 from study.audit.formats import Window
 from study.audit.gates import FileVerdict
+from study.audit.loads import loads
 from study.audit.published import tables
 
 
@@ -200,14 +199,20 @@ def test_cookbook_stress_saturation_is_one_load_from_500_on(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     item = audit_table(COOKBOOK[f"stress saturation, {model}"], tmp_path, capsys)
+    refuted = levels_that(item, "fail")
+    assert set(refuted) == {750, 1000}
+    # 444 in flight at 500, 750 and 1,000, if the p99 is the same share of the mean everywhere; at
+    # most 500 where the limit is that, and 5 % of noise in rate and in latency elsewhere.
+    assert list(refuted.values()) == pytest.approx([551.25, 551.25])
+    assert "those of level 500" in said(item, "level_reached", "level 750:")["text"]
     undecided = levels_that(item, "cannot judge")
-    assert set(undecided) == {150, 200, 300, 500, 750, 1000}  # neither counted nor of known length
-    np.testing.assert_allclose([undecided[at] for at in (500, 750, 1000)], 2 * 440, rtol=0.015)
+    assert set(undecided) == {150, 200, 300, 500}  # neither counted nor of known length
+    assert undecided[500] == pytest.approx(2 * 440, rel=0.015)
     assert "fitted on level 150" in said(item, "level_reached", "level 500:")["text"]
     assumed = said(item, "one_length")
     assert assumed["verdict"] == "pass" and assumed["text"].startswith("Assumed: every request")
     assert "500, 750 and 1000 are one and the same load" in said(item, "distinct_levels")["text"]
-    assert said(item, "saturation")["verdict"] != "pass" and item["verdict"] == "undecided"
+    assert said(item, "saturation")["verdict"] != "pass" and item["verdict"] == "void"
 
 
 @pytest.mark.parametrize(("model", "held"), [*zip(MODELS, (180, 176), strict=True)])
@@ -251,11 +256,12 @@ def test_cookbook_tables_are_all_there_and_can_be_read(
         table.to_csv(tmp_path / f"{i:02}.csv", index=False)
     found = items(capsys, tmp_path)
     assert len(found) == 19
-    assert Counter(item["verdict"] for item in found) == {"void": 7, "undecided": 12}
-    # Void: where requests are counted, and fewer than the level were made.
-    void = {name.split(",")[0] for name, item in zip(COOKBOOK, found, strict=True)
-            if item["verdict"] == "void"}  # fmt: skip
-    assert void == {"AITER ablation", "multi-run", "client against an echo server"}
+    assert Counter(item["verdict"] for item in found) == {"void": 13, "undecided": 6}
+    # Undecided: the later sweep, of which each model has one level, and levels up to 200 that are
+    # loads of their own. Void: too few requests were made, or a load goes on to twice its level.
+    undecided = {name.split(",")[0] for name, item in zip(COOKBOOK, found, strict=True)
+                 if item["verdict"] == "undecided"}  # fmt: skip
+    assert undecided == {"saturation-analysis (later sweep)", "stress scaling"}
 
 
 def test_known_tokens_need_no_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

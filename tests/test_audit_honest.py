@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from audit_results import Result, call, closed_loop, save, summary_only
 
-from study.audit.claims import Judged, claims, loads
+from study.audit.claims import Judged, claims
 from study.audit.formats import Window, read, table_windows
 from study.audit.gates import judge, verdict
+from study.audit.loads import loads
 from study.errors import StudyError
 from study.validity import Judgement
 

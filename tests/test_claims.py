@@ -218,7 +218,7 @@ def test_no_saturation_claim_stands() -> None:
 def test_a_level_is_refuted_by_the_load_of_a_lower_one_and_not_by_a_fit() -> None:
     short = levels.curves()[f"stress saturation, {levels.QWEN}"].judged
     assert {level for level, one in short.items() if one.verdict == "fail"} == {750, 1000}
-    assert "the load of a lower level" in short[1000].text
+    assert "rate and E2E are those of level 500" in short[1000].text
     scaling = levels.curves()[f"stress scaling, {levels.QWEN}"].judged
     assert {one.verdict for one in scaling.values()} == {"cannot judge"}
 

@@ -19,24 +19,19 @@ from study.audit.arithmetic import MOST, number, ratio
 from study.audit.formats import Window
 from study.audit.gates import FileVerdict
 from study.audit.level import Fit, bound_of
+from study.audit.loads import NOISE, SAME_LEVEL, both_latencies, both_rates, loads
 from study.curves import LEAST_LEVELS
 from study.gates.judgement import Judgement, Verdict
 from study.gates.level import LEVEL_TOLERANCE
 from study.knee import knee
 
-# Two single windows of the same load differ by up to so much in rate and in latency.
-NOISE = 0.05
-# Levels this close may well show the same load: both tolerances together.
-SAME_LEVEL = (1 + NOISE) ** 2
 # Mean lengths of one workload differ by chance where requests are drawn anew at each level.
 SAME_LENGTH = 0.05
-RATES = ("request_s", "total_tok_s", "output_tok_s")
 THROUGHPUTS = {
     "output_tok_s": "output tokens/s",
     "total_tok_s": "total tokens/s",
     "request_s": "requests/s",
 }
-LATENCIES = ("p50", "mean", "p99")
 
 _STAMP = re.compile(r"\d{8}[-_T]?\d{6}")
 _NAMED = r"(conc(?:urrency)?|level|users|streams|bs|c)([-_=]?)0*{level}(?!\d)"
@@ -140,41 +135,6 @@ def _fitted(curve: Sequence[Window], rate: str) -> Fit:
     return Fit(lowest, rate, curve[0].level, refuted, others)
 
 
-def loads(windows: Sequence[Window]) -> list[list[Window]]:
-    """Windows in order of level, those together that show one and the same load: rate and
-    latency within 5 % of the lowest level of theirs."""
-    found: list[list[Window]] = []
-    for window in sorted(windows, key=lambda window: window.level):
-        if found and _alike(found[-1][0], window):
-            found[-1].append(window)
-        else:
-            found.append([window])
-    return found
-
-
-def _alike(a: Window, b: Window) -> bool:
-    rates, latencies = _both_rates(a, b), _both_latencies(a, b)
-    if math.isnan(sum(rates) + sum(latencies)) or min(*rates, *latencies) <= 0:
-        return False
-    return all(abs(math.log(x) - math.log(y)) <= math.log(1 + NOISE) for x, y in (rates, latencies))
-
-
-def _both_rates(a: Window, b: Window) -> tuple[float, float]:
-    if not math.isnan(a.request_s + b.request_s):
-        return a.request_s, b.request_s
-    return _first_both([(a.rate(name), b.rate(name)) for name in RATES])
-
-
-def _both_latencies(a: Window, b: Window) -> tuple[float, float]:
-    return _first_both([(a.time_s("e2e", name), b.time_s("e2e", name)) for name in LATENCIES])
-
-
-def _first_both(pairs: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """The first pair of which both are known, of the most central statistic."""
-    known = (pair for pair in pairs if not math.isnan(sum(pair)))
-    return next(known, (math.nan, math.nan))
-
-
 # --------------------------------------------------------------------------------------- gates
 
 
@@ -196,7 +156,7 @@ def distinct_levels(curve: Sequence[Judged]) -> Judgement:
         limit = f"rate or latency apart by more than {NOISE:.0%}"
         return Judgement("distinct_levels", "claim", verdict, observed, limit, text)
 
-    known = [one for one in windows if not math.isnan(sum(_both_latencies(one, one)))]
+    known = [one for one in windows if not math.isnan(sum(both_latencies(one, one)))]
     if len({one.level for one in known}) < 2:
         return say("cannot judge", math.nan, "Fewer than two levels state rate and E2E.")
     found = loads(known)
@@ -206,8 +166,8 @@ def distinct_levels(curve: Sequence[Judged]) -> Judgement:
         return say("pass", len(found), f"Its {count} levels are {len(found)} different loads.")
     text = "; ".join(
         f"levels {_listed(f'{one.level:g}' for one in load)} are one and the same load: "
-        f"rate {_span([_both_rates(one, one)[0] for one in load])}, "
-        f"E2E {_span([_both_latencies(one, one)[0] for one in load])} s"
+        f"rate {_span([both_rates(one, one)[0] for one in load])}, "
+        f"E2E {_span([both_latencies(one, one)[0] for one in load])} s"
         for load in merged
     )
     return say("fail", len(found), f"{text[:1].upper()}{text[1:]}.")
@@ -288,7 +248,7 @@ def load_curve(curve: Sequence[Judged]) -> list[str]:
     for one in sorted(curve, key=lambda one: one.window.level):
         bound = bound_of(one.window, one.fit) if not (one.fit and one.fit.refuted) else None
         mean = number(bound.mean) if bound else "-"
-        latency_s = _both_latencies(one.window, one.window)[0]
+        latency_s = both_latencies(one.window, one.window)[0]
         lines.append(
             f"{one.window.level:>9g}  {one.verdict:<10}"
             f"{number(_throughput(one.window, rate)):>16}{number(latency_s):>10}{mean:>14}"

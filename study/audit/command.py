@@ -21,11 +21,11 @@ from typing import Any
 import orjson
 
 from study.audit.arithmetic import printable
-from study.audit.claims import SAME_LENGTH, Judged, claims, curves_of, fit_tokens, load_curve
-from study.audit.formats import COLUMNS, EXACT, TABLE, UNKNOWN, Window, is_summary, read
+from study.audit.claims import SAME_LENGTH, Judged, fit_tokens, load_curve
+from study.audit.formats import COLUMNS, TABLE, UNKNOWN, read
 from study.audit.gates import NOT_IN_FILES, FileVerdict, judge, together, verdict
+from study.audit.joint import Curve, Read, curves, joinable, judge_together, without_copies
 from study.errors import StudyError
-from study.gates.consistency import not_repeated
 from study.gates.judgement import Judgement
 
 SUFFIXES = (".json", ".jsonl", ".csv")  # what a folder is searched for
@@ -50,29 +50,6 @@ class Audited:
     reasons: tuple[Judgement, ...]
 
 
-@dataclass(frozen=True)
-class Read:
-    """A file of the call: what was read, or the `refusal` that says why nothing was. `parts` has
-    its windows with their reasons, `claims` is what is said of them together. `listed`: the file is
-    one list of results."""
-
-    path: Path
-    format: str = UNKNOWN
-    refusal: str = ""
-    parts: tuple[tuple[Judged, tuple[Judgement, ...]], ...] = ()
-    claims: tuple[Judgement, ...] = ()
-    listed: bool = False
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Windows of several files that differ in nothing but their level, and what they show."""
-
-    name: str
-    windows: tuple[Judged, ...]
-    claims: tuple[Judgement, ...]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `study audit`."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -85,16 +62,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(options: argparse.Namespace) -> int:
     """Audit and print; 0 when everything could be read, else 1."""
     files, copies = without_copies([audit_file(path) for path in found_files(options.path)])
-    files = judge_together(files)
-    sets = {folder: curves(folder, files) for folder in options.path if _is(Path.is_dir, folder)}
-    loose = [file for file in files if file.path in options.path]
-    if len(loose) > 1:
-        common = Path(os.path.commonpath([file.path.absolute().parent for file in loose]))
-        sets[common] = curves(common, loose)
+    wholes = wholes_of(options.path, [file.path for file in files])
+    files = judge_together(files, wholes)
+    sets = {folder: curves(folder, inside, files) for folder, inside in wholes.items()}
     sets = {folder: found for folder, found in sets.items() if found}
     if options.json:
-        wholes = [audited_folder(folder, found) for folder, found in sets.items()]
-        _write(as_json([*map(audited, files), *wholes]).decode())
+        of_folders = [audited_folder(folder, found) for folder, found in sets.items()]
+        _write(as_json([*map(audited, files), *of_folders]).decode())
     else:
         _write(printable("\n".join(report(files, sets))))
     for path in copies:
@@ -134,6 +108,21 @@ def found_files(paths: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
+def wholes_of(paths: Sequence[Path], files: Sequence[Path]) -> dict[Path, list[Path]]:
+    """What is judged as a whole: the files by each folder of a call, and those that it names by
+    the folder that they share."""
+    wholes = {
+        folder: [one for one in files if one.absolute().is_relative_to(folder.absolute())]
+        for folder in paths
+        if _is(Path.is_dir, folder)
+    }
+    named = [one for one in files if one in paths]
+    if len(named) > 1:
+        common = Path(os.path.commonpath([one.absolute().parent for one in named]))
+        wholes.setdefault(common, named)
+    return wholes
+
+
 def _links_last(path: Path) -> tuple[bool, Path]:
     return path.is_symlink(), path
 
@@ -164,91 +153,6 @@ def audit_file(path: Path) -> Read:
         placed = window.detail is not None and window.detail.placed
         parts.append((Judged(window.name, slim, verdict(reasons), fit, placed), reasons))
     return Read(path, source.format, parts=tuple(parts), listed=source.listed)
-
-
-def without_copies(files: Sequence[Read]) -> tuple[list[Read], list[Path]]:
-    """The files, and apart from them those in which a sweep says again what its runs say: a list
-    of results that all are in other files of its folder, and the table of all runs below its."""
-    runs = [file for file in files if file.parts and not file.listed]
-    marks: dict[Path, set[str]] = {}
-    for file in runs:
-        found = marks.setdefault(file.path.parent, set())
-        found |= {_fingerprint(judged.window) for judged, _ in file.parts} - {""}
-    copies = [file.path for file in files if _is_copy(file, marks)]
-    return [file for file in files if file.path not in copies], copies
-
-
-def _is_copy(file: Read, marks: Mapping[Path, set[str]]) -> bool:
-    folder = file.path.parent
-    if file.refusal:
-        below = any(found and one.is_relative_to(folder) for one, found in marks.items())
-        return file.path.suffix == ".csv" and below and is_summary(file.path)
-    mine = {_fingerprint(judged.window) for judged, _ in file.parts}
-    return file.listed and mine <= marks.get(folder, set())
-
-
-def judge_together(files: Sequence[Read]) -> list[Read]:
-    """The same files, with the results that are there twice void, and the claims of each."""
-    return [replace(file, claims=_claims(file)) for file in _refuse_repeated(files)]
-
-
-def _claims(file: Read) -> tuple[Judgement, ...]:
-    """What is said of several windows in one file, where they are levels of one curve."""
-    windows = [judged for judged, _ in file.parts]
-    one_curve = len(curves_of(("", judged) for judged in windows)) == 1
-    return claims(windows) if one_curve else ()
-
-
-def _refuse_repeated(files: Sequence[Read]) -> list[Read]:
-    """A result that another file, or line, holds as well is void; the first stays, of those with
-    the times of each request where there are any, for only they can be valid."""
-    named = [(_name(file, judged), judged) for file in files for judged, _ in file.parts]
-    kept: dict[str, str] = {}
-    for name, judged in sorted(named, key=lambda one: not one[1].placed):
-        kept.setdefault(_fingerprint(judged.window), name)
-    checked = []
-    for file in files:
-        parts = []
-        for judged, reasons in file.parts:
-            if mark := _fingerprint(judged.window):
-                name = _name(file, judged)
-                reasons = (*reasons, not_repeated("" if kept[mark] == name else kept[mark]))
-                judged = replace(judged, verdict=verdict(reasons))
-            parts.append((judged, reasons))
-        checked.append(replace(file, parts=tuple(parts)))
-    return checked
-
-
-def _name(file: Read, judged: Judged) -> str:
-    return f"{file.path} ({judged.name})" if judged.name else str(file.path)
-
-
-def _fingerprint(window: Window) -> str:
-    """What no two runs share: a duration to the last digit, with counts and times beside it. Empty
-    where there is no such duration."""
-    if not (window.rounding == EXACT and window.duration_s > 0):
-        return ""
-    times_s = sorted((metric, *sorted(times.items())) for metric, times in window.times_s.items())
-    return repr((window.duration_s, window.completed, window.output_tokens, times_s))
-
-
-def curves(folder: Path, files: Sequence[Read]) -> tuple[Curve, ...]:
-    """Results below a folder that differ in nothing but their level, where there are several."""
-    top = folder.absolute()
-    found = curves_of(
-        (str(file.path.absolute().relative_to(top).with_suffix("")), judged)
-        for file in files
-        if file.path.absolute().is_relative_to(top)
-        for judged in _joinable(file)
-    )
-    several = ((name, tuple(windows), claims(windows)) for name, windows in found.items())
-    return tuple(Curve(*one) for one in several if one[2])
-
-
-def _joinable(file: Read) -> list[Judged]:
-    """The windows that make a curve only with those of other files."""
-    alone = file.refusal or file.format == TABLE or file.claims
-    return [] if alone else [judged for judged, _ in file.parts]
 
 
 # ------------------------------------------------------------------------------------- output
@@ -302,7 +206,7 @@ def _not_joined(files: Sequence[Read], sets: Mapping[Path, Sequence[Curve]]) -> 
     """One line on the files that state a level and might have made a curve, and did not."""
     joined = {id(one) for found in sets.values() for curve in found for one in curve.windows}
     levelled = [
-        [one for one in _joinable(file) if not math.isnan(one.window.level)] for file in files
+        [one for one in joinable(file) if not math.isnan(one.window.level)] for file in files
     ]
     stated = [windows for windows in levelled if windows]
     alone = sum(all(id(one) not in joined for one in windows) for windows in stated)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from study import paths
 from study.audit import command as audit
-from study.audit import published
+from study.audit import joint, published
 from study.audit.command import Audited
 from study.chapter import Shown, Text
 from study.gates.judgement import Judgement
@@ -39,7 +39,9 @@ def appendix(values: Values) -> list[Shown]:
 
 def judged(folders: Sequence[Path]) -> list[Audited]:
     """What the audit says of each result file below these folders."""
-    files = audit.judge_together([audit.audit_file(path) for path in audit.found_files(folders)])
+    found = audit.found_files(folders)
+    wholes = audit.wholes_of(folders, found)
+    files = joint.judge_together([audit.audit_file(path) for path in found], wholes)
     return [audit.audited(file) for file in files]
 
 
@@ -108,11 +110,13 @@ def by_table(found: Sequence[Audited]) -> Table:
     return Table(
         data.rename(columns=names),
         data,
-        "What the printed rates and latencies allow. In flight at most: the requests made, or rate "
-        "x p99, an upper bound of the mean if the mean is not above the p99. Tokens per request "
-        "are an assumption, fitted on the lowest level as if it was full and its p99 the mean; a "
-        "second load must agree with them, and twice the bound is allowed for where they are used. "
-        "Levels that are one load are so by rate and latency alone.",
+        "What the printed rates and latencies allow. In flight at most: the requests made; or what "
+        "the lowest level of the same load allows, with 5 % of noise in rate and in latency; or "
+        "rate x p99, an upper bound of the mean if the mean is not above the p99. Tokens per "
+        "request are an assumption, fitted on the lowest level as if it was full and its p99 the "
+        "mean; a second load must agree with them, and twice the bound is allowed for where they "
+        "are used. Levels that are one load are so by rate and latency alone; those above the "
+        "lowest are refuted where the load goes on to twice that level.",
     )
 
 

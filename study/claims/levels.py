@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-import numpy as np
 import pandas as pd
 
 from study.audit import published as cookbook
-from study.audit.claims import NOISE, SAME_LEVEL, fit_tokens, loads
+from study.audit.claims import fit_tokens
 from study.audit.formats import Window
-from study.audit.level import Fit, bound_of, level_reached
+from study.audit.level import Fit, level_reached
+from study.audit.loads import NOISE, loads, most_held, refuted, same_load
 from study.claims.evidence import Evidence
 from study.claims.printed import Number, ends
 from study.claims.published import Claim, Published
@@ -42,29 +42,20 @@ class Curve:
         """By nominal level, an upper bound of the mean number of requests in flight: the level
         itself, the requests made, rate x p99, and what the lowest level of the same load allows."""
         return {
-            window.level: min(self._most(window), SAME_LEVEL * self._most(load[0]))
+            window.level: min(most_held(window, self.fit), same_load(load, self.fit))
             for load in self.distinct
             for window in load
         }
 
-    def _most(self, window: Window) -> float:
-        usable = self.fit is not None and not self.fit.refuted
-        bound = bound_of(window, self.fit) if usable else None
-        return float(np.nanmin([window.level, bound.mean if bound else np.nan, window.requests]))
-
     @property
     def judged(self) -> dict[float, Judgement]:
-        """By nominal level, what the gate `level_reached` says; a level that shows the rate and
-        latency of a much lower one is refuted by that."""
-        held = self.in_flight
-        return {window.level: self._reached(window, held[window.level]) for window in self.windows}
-
-    def _reached(self, window: Window, most: float) -> Judgement:
-        said, least = level_reached(window, self.fit), (1 - LEVEL_TOLERANCE) * window.level
-        if said.verdict == "fail" or most >= least:
-            return said
-        text = f"At most {most:.0f} were in flight: it shows the load of a lower level."
-        return Judgement(said.gate, said.scope, "fail", most, least, text)
+        """By nominal level, what the gate `level_reached` says of it and of its curve."""
+        alone = {window.level: level_reached(window, self.fit) for window in self.windows}
+        lower = {window.level: said for window, said in refuted(self.windows, self.fit)}
+        return {
+            level: lower.get(level, said) if said.verdict == "cannot judge" else said
+            for level, said in alone.items()
+        }
 
     @property
     def distinct(self) -> list[list[Window]]:
