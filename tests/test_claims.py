@@ -210,6 +210,7 @@ def test_no_saturation_claim_stands() -> None:
     for name in ("1000 users", "client is not the limit"):
         assert FOUND[name].found == "contradicted by the source's own numbers"
     assert computed("1000 users") == [pytest.approx(551, abs=0.5)]
+    assert "that load is 442 to 445" in FOUND["saturation short"].evidence.why
     assert levels.last_rise(levels.SHORT) == pytest.approx(0.144, abs=1e-3)
     assert levels.last_rise(levels.REPEATED) > 0.5
     assert computed("client is not the limit") == [pytest.approx(10.3, abs=0.05)]

@@ -8,7 +8,7 @@ have the same hardware, models and headline peaks. What follows is about these t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import pandas as pd
@@ -16,7 +16,7 @@ import pandas as pd
 from study.audit import published as cookbook
 from study.audit.claims import fit_tokens
 from study.audit.formats import Window
-from study.audit.level import Fit, level_reached
+from study.audit.level import Fit, bound_of, level_reached
 from study.audit.loads import NOISE, loads, most_held, refuted, same_load
 from study.claims.evidence import Evidence
 from study.claims.printed import Number, ends
@@ -84,6 +84,19 @@ def most_in_flight(names: Sequence[str], at_least: float) -> Number:
     return Number(max(known), min(known), max(known))
 
 
+def as_if_alike(names: Sequence[str], at_least: float) -> Number:
+    """The highest mean in flight from that level on, if the p99 was the same share of the mean
+    as on the level on which the lengths were fitted."""
+    known = [
+        bound.mean
+        for curve in (curves()[name] for name in names)
+        for window in curve.windows
+        if window.level >= at_least and curve.fit
+        if (bound := bound_of(window, replace(curve.fit, spread=1.0)))
+    ]
+    return Number(max(known), min(known), max(known))
+
+
 def last_rise(names: Sequence[str]) -> float:
     """Least rise of throughput to the last load that differs from the one before."""
     rises = []
@@ -121,12 +134,13 @@ REPEATED = tuple(f"multi-run, {model}" for model in (LLAMA, QWEN, KIMI))
 def saturation_short(claim: Claim, _: Published) -> Evidence:
     """What was in flight at the level and beyond, in the tables that show the plateau."""
     level = float(claim.stated)
-    most = most_in_flight(SHORT, level)
+    most, alike = most_in_flight(SHORT, level), as_if_alike(SHORT, level)
     return _at_most(
         most,
         f"Nominal 500, 750 and 1,000 show one load three times, the same rate and latency, and a "
-        f"limit of {most.low:.0f} holds no more: nothing shows more in flight. Up to that load "
-        f"throughput still rises by {last_rise(SHORT):.0%}. {INFERRED}",
+        f"limit of {most.low:.0f} holds no more: nothing shows more in flight. If the p99 has one "
+        f"share of the mean at all levels, that load is {alike.low:.0f} to {alike.high:.0f}. Up to "
+        f"it throughput still rises by {last_rise(SHORT):.0%}. {INFERRED}",
         stated=nominal(level),
     )
 
