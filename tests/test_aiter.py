@@ -94,7 +94,7 @@ def part_of(asked: Aiter, found: Frames, outputs: pd.DataFrame = stub.NO_OUTPUTS
         ("cpu", ["compiled", "no-kv-split"]),
         ("cuda", ["compiled"]),
         ("rocm", ["compiled", "aiter-on", *[f"aiter-without-{x}" for x in
-                  ("linear", "moe", "rmsnorm", "mla", "mha")]]),
+                  ("linear", "moe", "rmsnorm", "mla", "mha", "bmm")]]),
     ],
 )  # fmt: skip
 def test_pairs_are_those_that_the_platform_can_have(
@@ -143,7 +143,7 @@ def test_a_planted_ratio_and_the_block_noise_that_cancels(engine: Setup) -> None
     assert compiled.treatment_point / compiled.baseline_point == pytest.approx(1.5)
     without = only(frame, setting="aiter-without-mla", workload="long")
     assert without.point == pytest.approx(1 / 1.25)
-    assert "Bonferroni over 14 comparisons" in without.method
+    assert "Bonferroni over 16 comparisons" in without.method
     blocks = aiter_estimates.block_ratios(found, stub.launches(asked), HEADLINE)
     of_one = blocks[(blocks["setting"] == "aiter-on") & (blocks["workload"] == "short")]
     assert list(of_one["block"]) == [0, 1, 2, 3] and np.allclose(of_one["point"], 1.25)
@@ -356,7 +356,7 @@ def test_on_rocm_every_part_is_told_and_what_was_refused_is_named(
     summary, results = text_of(aiter.summary(part, values)), text_of(aiter.results(part, values))
     said = summary + results
     assert "not applicable" not in said
-    assert "Of 7 AITER arms asked for, 6 were measured" in said
+    assert "Of 8 AITER arms asked for, 7 were measured" in said
     assert "`gqa-dense-aiter-without-mla` (rejected)" in said
     assert "`aiter-without-linear` against `aiter-on`" in said
     assert "output throughput not compared (rejected)" in said

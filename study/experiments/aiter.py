@@ -15,10 +15,18 @@ from study.experiments.serving import Loaded
 Switch = Literal["compile", "kv_split", "aiter"]
 Switches = Annotated[tuple[Switch, ...], *SOME]
 MASTER = "VLLM_ROCM_USE_AITER"
-# Those asked about, each on by default under the master. All are set in every arm of AITER, for an
-# image may export its own; the engine's others stay as they are inherited, alike for all arms.
-SUB_SWITCHES = ("LINEAR", "MOE", "RMSNORM", "MLA", "MHA")
-PARTS = {f"{MASTER}_{part}": "1" for part in SUB_SWITCHES}
+# Those asked about, each on by default under the master, and the one that quantises MLA's up
+# projections to FP8. All are set in every arm of AITER, for an image may export its own; the
+# engine's others stay as they are inherited, alike for all arms. MLA's prefill has no switch of its
+# own: it follows the master.
+SUB_SWITCHES = {
+    name: f"{MASTER}_{part}"
+    for name, part in (
+        ("linear", "LINEAR"), ("moe", "MOE"), ("rmsnorm", "RMSNORM"), ("mla", "MLA"),
+        ("mha", "MHA"), ("bmm", "FP8BMM"),
+    )
+}  # fmt: skip
+PARTS = dict.fromkeys(SUB_SWITCHES.values(), "1")
 
 
 @dataclass(frozen=True)
@@ -44,10 +52,9 @@ def settings(eager: bool) -> Iterator[Setting]:
     off, on = {MASTER: "0", **PARTS}, {MASTER: "1", **PARTS}
     yield Setting("aiter", "aiter-off", "aiter-off", eager, off, ("rocm",))
     yield Setting("aiter", "aiter-on", "aiter-off", eager, on, ("rocm",))
-    for part in SUB_SWITCHES:
-        without = {**on, f"{MASTER}_{part}": "0"}
-        name = f"aiter-without-{part.lower()}"
-        yield Setting("aiter", name, "aiter-on", eager, without, ("rocm",))
+    for name, variable in SUB_SWITCHES.items():
+        without = {**on, variable: "0"}
+        yield Setting("aiter", f"aiter-without-{name}", "aiter-on", eager, without, ("rocm",))
 
 
 class Aiter(Loaded):
