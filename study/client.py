@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from study import descriptors
 from study.drive import drive
 from study.errors import StudyError
 from study.prompts import FIRST_TOKEN_ID, unique_tokens
@@ -184,6 +185,7 @@ class Recording:
 
 def run_inline(load: Load) -> Recording:
     """Run a load in this process; for tests and the shell. Windows that count use a Client."""
+    descriptors.require(load.concurrency or 0)
     exchanges, info = drive(load)
     began_s = time.perf_counter()
     requests, chunks = tables(exchanges, load.keep_text)

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 
@@ -19,6 +21,7 @@ from study import platform
 from study.platform import Kind
 
 Cores = list[int]
+CPUS = Path("/sys/devices/system/cpu")
 
 ONE_PROCESS = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "OMP_NUM_THREADS": "1"}
 
@@ -27,15 +30,16 @@ def client() -> Cores:
     """Cores for the load generator: the last one.
 
     On two cores it shares that with the engine's API server; on a GPU node there is room, and it
-    gets it to itself.
+    gets it to itself, with the other hardware thread of the same physical core.
     """
     return _all()[-1:]
 
 
 def api_server(kind: Kind) -> Cores:
     """Cores of what stands between engine and client, or takes its place."""
-    rest = _all()[:-1]
-    return client() if kind == "cpu" or not rest else rest
+    if kind == "cpu":
+        return client()
+    return sorted(set(_all()) - _siblings(client()[0])) or _all()[:-1] or client()
 
 
 def single(kind: Kind, count: int) -> bool:
@@ -69,6 +73,20 @@ def bind(server: int | None, engine_core: int | None) -> dict[str, Cores]:
 
 def _all() -> Cores:
     return sorted(os.sched_getaffinity(0))
+
+
+def _siblings(core: int) -> set[int]:
+    """The hardware threads of the same physical core, itself among them."""
+    with contextlib.suppress(OSError):
+        return {core, *listed((CPUS / f"cpu{core}/topology/thread_siblings_list").read_text())}
+    return {core}
+
+
+def listed(text: str) -> Iterator[int]:
+    """The numbers of a list as the kernel writes it: `0-3,8-11`."""
+    for part in filter(None, text.strip().split(",")):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
 
 
 def _here() -> bool:

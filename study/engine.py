@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from study import cores, models, paths, platform, weights
@@ -24,8 +28,6 @@ class Command:
 
     def as_shell(self) -> str:
         """The same, to be pasted into a shell. It holds no secret: the key is not part of it."""
-        import shlex
-
         settings = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
         return " ".join([*settings, shlex.join(self.argv)])
 
@@ -52,8 +54,23 @@ def command(
     }
     if "auto_map" in models.config(arm.model):
         flags["trust_remote_code"] = True  # the configuration class that the study itself wrote
+    if platform.engine().kind != "cpu" and _knows("jit-monitor-verbose"):
+        flags["jit_monitor_verbose"] = True  # or a kernel's second compilation is not in the log
     argv = (python, "-m", "vllm.entrypoints.openai.api_server", *arguments(flags))
     return Command(argv, {**environment(), **arm.environment})
+
+
+@cache
+def _knows(flag: str) -> bool:
+    """Whether the engine has this flag, by its source: to import it would take seconds."""
+    found = importlib.util.find_spec("vllm")
+    if found is None or found.origin is None:
+        return False
+    with contextlib.suppress(OSError):
+        return f'"--{flag}"' in Path(found.origin).with_name("engine").joinpath(
+            "arg_utils.py"
+        ).read_text("utf-8")
+    return False
 
 
 def environment() -> dict[str, str]:
@@ -64,15 +81,24 @@ def environment() -> dict[str, str]:
         "VLLM_CACHE_ROOT": str(paths.CACHE / "vllm"),
         "VLLM_NO_USAGE_STATS": "1",
         "VLLM_SERVER_DEV_MODE": "1",  # /server_info and /reset_prefix_cache
+        # The study reads what is in force from the log, so nobody may have made it quieter.
+        "VLLM_CONFIGURE_LOGGING": "1",
+        "VLLM_LOGGING_LEVEL": "INFO",
         "VLLM_LOGGING_COLOR": "0",
+        "AITER_LOG_LEVEL": "INFO",
+        "AITER_LOG_MORE": "0",
         "PYTHONUNBUFFERED": "1",
         **cores.environment(),
     }
 
 
-# Variables that engines, their libraries and drivers are steered by, and what none may tell.
-STEERING = re.compile(r"(?:VLLM|AITER|HIP|ROCR|HSA|CUDA|NCCL|RCCL|OMP)_|(?:PY)?TORCH|LD_PRELOAD$")
-SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)$")
+# Variables that engines, their libraries and drivers are steered by, and what none may tell. Where
+# caches lie changes no number.
+STEERING = re.compile(
+    r"(?:VLLM|AITER|HIP|HIPBLASLT|ROCR|HSA|GPU|CUDA|NCCL|RCCL|OMP|TRITON|FLASHINFER|FLASH_ATTENTION)_"
+    r"|(?:PY)?TORCH|LD_PRELOAD$"
+)
+SECRET = re.compile(r"(?:KEY|TOKEN|SECRET|PASSWORD)$|_CACHE_(?:DIR|ROOT)$")
 
 
 def inherited() -> dict[str, str]:
@@ -132,6 +158,8 @@ LABEL = re.compile(r'(\w+)="([^"]*)"')
 # The engine names the parts it chose only in its log.
 LOGGED = {
     "model_class": r"Resolved architecture: (\w+)",
+    "model_runner": r"Using (V\d+) Model Runner",
+    "mla_prefill": r"Using (\w+) MLA prefill backend",
     "attention_backend": (
         r"(?:Using (?:AttentionBackendEnum\.)?|Overriding with )"
         r"((?:\w+ ){0,2}\w*(?:ATTN|ATTENTION|Attention|MLA|FLASH|SDPA|AITER_FA)\w*)"
@@ -268,6 +296,11 @@ def core_pid(log: str) -> int | None:
 COMPILING = re.compile(
     r"compil|capturing|autotun|(?<!/)\bjit\b(?!/)|\b(?:start|finish) build", re.IGNORECASE
 )
+
+
+def building(log: str) -> bool:
+    """Whether AITER builds a module now, which takes minutes without a line."""
+    return log.count("start build") > log.count("finish build")
 
 
 def compiling(log: str) -> list[str]:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,9 @@ def _cores() -> list[int]:
 def _first_node(given: list[int]) -> list[int]:
     """Those of the first memory node that has any of them: a CPU engine of one rank keeps to it."""
     for path in sorted(NODES.glob("node*/cpulist"), key=lambda path: int(path.parent.name[4:])):
-        if here := sorted({*given} & {*_listed(path.read_text())}):
+        if here := sorted({*given} & {*cores.listed(path.read_text())}):
             return here
     return given
-
-
-def _listed(text: str) -> Iterator[int]:
-    """The numbers of a list as the kernel writes it: `0-3,8-11`."""
-    for part in filter(None, text.strip().split(",")):
-        first, _, last = part.partition("-")
-        yield from range(int(first), int(last or first) + 1)
 
 
 def _hardware(record: dict[str, Any]) -> Hardware:

@@ -26,6 +26,7 @@ from typing import Any, cast
 
 import orjson
 
+from study import descriptors
 from study.drive import new_loop
 from study.errors import StudyError
 from study.nullstreams import FAULTS, TICK_NS, Fault, Pace, Stream, Wheel
@@ -224,6 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         fault = Fault.parse(asked.fault) if asked.fault else Fault()
     except StudyError as error:
         parser.error(str(error))
+    descriptors.raise_limit()
     every, cap = max(asked.fault_every, 1), asked.cap
     pace = Pace(asked.ttft_ms, asked.itl_ms, asked.output_tokens, fault, every, cap)
     gc.disable()  # a pause of the collector would be a late token

@@ -13,7 +13,7 @@ from functools import cache
 from study import paths
 
 VERSION = 7
-DIGEST = "fdc9d4988fa72be6"
+DIGEST = "09f550d0b26b6577"
 
 # The modules between an arm and its raw data.
 MEASURING = (
@@ -22,8 +22,10 @@ MEASURING = (
     "connection",
     "cores",
     "counters",
+    "curves",
     "drive",
     "engine",
+    "knee",
     "models",
     "outputs",
     "prompt_files",

@@ -131,15 +131,17 @@ class Server:
 
     def _wait_until_ready(self, started: float) -> None:
         compiling_since: float | None = None
-        size, grown = 0, started
+        size, grown, building = 0, started, False
         while not self._answers():
             now = time.monotonic()
             self.check_alive("the server ended before it was ready")
             if (new_size := self.log.stat().st_size) > size:
                 size, grown = new_size, now
-                if compiling_since is None and engine.compiling(self.log_text()):
+                log = self.log_text()
+                building = engine.building(log)
+                if compiling_since is None and engine.compiling(log):
                     compiling_since = now
-            self._check_limits(now, started, compiling_since, grown)
+            self._check_limits(now, started, compiling_since, now if building else grown)
             time.sleep(POLL_S)
 
     def _check_limits(

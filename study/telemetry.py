@@ -73,7 +73,7 @@ class Telemetry:
                 "server_wait_s": sum(map(waited_s, self._server)) if self._server else NAN,
                 "load_1m": _first_number(PROC / "loadavg"),
                 "clock_mhz": _clock_mhz(),
-                "heat_throttles": _sum(SYS.glob(HEAT)),
+                "heat_throttles": _sum(SYS / HEAT.format(core) for core in sorted(_ours())),
                 "quota_throttled_s": _quota_throttled_s(),
                 "memory_free_bytes": float(psutil.virtual_memory().available),
                 "gpus": float(len(platform.gpus())),
@@ -95,17 +95,24 @@ UNKNOWN = {"cores": NAN, "busy_s": NAN, "steal_s": NAN}
 
 
 def cpu_times() -> dict[str, float]:
-    """Number of cores, and their busy and stolen time since boot, of everybody."""
-    lines = _text(PROC / "stat").splitlines()
-    if not lines or not lines[0].startswith("cpu "):
+    """Number of cores that the study may use, and their busy and stolen time since boot, of
+    everybody: what others do on other cores of a node is theirs."""
+    lines = [line.split() for line in _text(PROC / "stat").splitlines()]
+    cores = [words for words in lines if words and words[0] in _ours()]
+    if not cores:
         return UNKNOWN
-    times = dict(zip(CPU_TIMES, map(float, lines[0].split()[1:]), strict=False))
+    ticks = [dict(zip(CPU_TIMES, map(float, words[1:]), strict=False)) for words in cores]
     tick_s = 1 / os.sysconf("SC_CLK_TCK")
     return {
-        "cores": float(sum(line.startswith("cpu") for line in lines) - 1),
-        "busy_s": sum(times.get(name, 0.0) for name in BUSY) * tick_s,
-        "steal_s": times.get("steal", 0.0) * tick_s,
+        "cores": float(len(cores)),
+        "busy_s": sum(of.get(name, 0.0) for of in ticks for name in BUSY) * tick_s,
+        "steal_s": sum(of.get("steal", 0.0) for of in ticks) * tick_s,
     }
+
+
+def _ours() -> set[str]:
+    """The kernel's names of the cores that the study may use."""
+    return {f"cpu{core}" for core in os.sched_getaffinity(0)}
 
 
 def cpu_s(pid: int) -> float:
@@ -131,7 +138,7 @@ def waited_s(pid: int) -> float:
 
 
 CLOCKS = "devices/system/cpu/cpu[0-7]/cpufreq/scaling_cur_freq"  # eight stand for all
-HEAT = "devices/system/cpu/cpu*/thermal_throttle/core_throttle_count"
+HEAT = "devices/system/cpu/{}/thermal_throttle/core_throttle_count"
 
 
 def _clock_mhz() -> float:

@@ -62,6 +62,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The kernel's files, made up."""
     monkeypatch.setattr(telemetry, "PROC", tmp_path / "proc")
     monkeypatch.setattr(telemetry, "SYS", tmp_path / "sys")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
     return tmp_path
 
 
@@ -84,15 +85,18 @@ def test_a_kernel_that_shows_nothing_gives_nothing_and_no_error(kernel: Path) ->
 
 def test_what_the_kernel_writes_is_read_in_seconds(kernel: Path) -> None:
     tick_s = 1 / os.sysconf("SC_CLK_TCK")
-    write(kernel / "proc/stat", "cpu  10 20 30 999 5 7 8 40 0 0\ncpu0 1 2\ncpu1 1 2\nintr 5\n")
+    ours = "cpu0 4 8 12 400 5 7 8 10 0 0\ncpu1 6 12 18 599 0 0 0 30 0 0\n"
+    theirs = "cpu2 500 500 500 0 0 0 0 500 0 0\n"  # a core that others were given
+    write(kernel / "proc/stat", f"cpu  510 520 530 999 5 7 8 540 0 0\n{ours}{theirs}intr 5\n")
     pid = os.getpid()
     inside = " ".join(str(number) for number in range(1, 30))
     write(kernel / f"proc/{pid}/stat", f"{pid} (a ) (b) S {inside}")
     write(kernel / f"proc/{pid}/schedstat", "5000000000 250000000 77\n")
     write(kernel / "proc/loadavg", "1.25 0.5 0.1 1/100 5\n")
-    cpu = kernel / "sys/devices/system/cpu/cpu0"
-    write(cpu / "cpufreq/scaling_cur_freq", "2600000\n")
-    write(cpu / "thermal_throttle/core_throttle_count", "3\n")
+    cpus = kernel / "sys/devices/system/cpu"
+    write(cpus / "cpu0/cpufreq/scaling_cur_freq", "2600000\n")
+    for number, events in enumerate((1, 2, 70)):
+        write(cpus / f"cpu{number}/thermal_throttle/core_throttle_count", f"{events}\n")
     write(kernel / "sys/fs/cgroup/cpu.stat", "nr_throttled 2\nthrottled_usec 1500000\n")
     look = last_look()
     assert (look["cores"], look["load_1m"], look["clock_mhz"]) == (2, 1.25, 2600)

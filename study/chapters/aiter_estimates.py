@@ -24,7 +24,7 @@ from study.spread import spread, spread_ratio
 from study.standing import NOT_APPLICABLE
 
 HEADLINE = "output_tok_s"
-ENOUGH = 5  # launches of an arm: what the design asks of a headline, and below it a spread is idle
+ENOUGH = 5  # launches of an arm: with fewer the interval of a spread says next to nothing
 ORDER = {one.name: place for place, one in enumerate(settings(eager=True))}
 SWITCH_NAMES = {"compile": "Compilation", "kv_split": "KV split", "aiter": "AITER"}
 TWICE = "A/A"  # the same server under two names: what differs between them is chance
@@ -36,7 +36,7 @@ PAIR = (
     *("switch", "setting", "baseline_setting", "model", "attention", "feed_forward"),
     *("treatment", "baseline", "treatment_outcome", "baseline_outcome"),
 )
-IN_FORCE = ("eager", "attention_backend", "moe_backend", "rms_norm", "aiter")
+IN_FORCE = ("eager", "attention_backend", "mla_prefill", "moe_backend", "rms_norm", "aiter")
 
 
 # --- arms and pairs -------------------------------------------------------------------------------

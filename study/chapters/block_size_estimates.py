@@ -36,6 +36,9 @@ from study.tables import NOT_REPORTED
 TELLING = ("rejected", "overridden", "measured", "failed", NOT_APPLICABLE, NOT_MEASURED)
 FAMILY = ("model", "attention", "feed_forward")
 RAN = ("measured", "overridden")
+# Sizes that a back end reads by a kernel of its own; all others go through Triton's (vLLM's
+# platforms/rocm.py, use_rocm_custom_paged_attention).
+HIP_KERNEL = {"ROCM_ATTN": (16, 32)}
 NO_PAIR = "No pair: no family has two block sizes in force inside one attention back end."
 
 
@@ -67,9 +70,18 @@ def _answer(launches: pd.DataFrame) -> dict[str, object]:
         "outcome": outcome,
         "launches": len(told),
         "of": len(launches),
-        "attention_backend": ", ".join(map(str, backends)) or NOT_REPORTED,
+        "attention_backend": ", ".join(_kernel(str(one), sizes) for one in backends)
+        or NOT_REPORTED,
         "reason": min(told["reason"], key=len),  # the longer ones say that it was not asked again
     }
+
+
+def _kernel(backend: str, sizes: pd.Series) -> str:
+    """A back end that reads some sizes by another kernel is two, though its log names one."""
+    own = HIP_KERNEL.get(backend)
+    if own is None or sizes.empty:
+        return backend
+    return f"{backend} ({'HIP' if int(sizes.iloc[0]) in own else 'Triton'} kernel)"
 
 
 def _said(launches: pd.DataFrame, name: str) -> pd.Series:

@@ -47,7 +47,8 @@ def beside(found: Frames, launches: Sequence[Launch], table: pd.DataFrame) -> pd
         return pd.DataFrame(columns=list(COLUMNS))
     setup = launches[0].setup
     heads = {launch.arm.factors["model"]: launch.arm.model.heads for launch in launches}
-    of_version = table[table["version"].eq(setup["engine"]["version"])]
+    # A build says for what: 0.18.0+rocm700.
+    of_version = table[table["version"].eq(setup["engine"]["version"].partition("+")[0])]
     by_heads = {count: _derived(of_version, count, device(setup)) for count in set(heads.values())}
     rows = []
     for row in rows_of(sizes.answers(found)):

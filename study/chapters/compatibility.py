@@ -307,7 +307,7 @@ def live(table: pd.DataFrame, values: Values) -> str:
     devices = [device for device in DEVICES if device.kind == kind]
     derived = by_device_and_heads(compat.derive(tree, devices))
     version = values.label("compatibility.installed", tree.version)
-    committed = by_device_and_heads(table[table["version"].eq(tree.version)])
+    committed = by_device_and_heads(table[table["version"].eq(tree.version.partition("+")[0])])
     if committed.empty:
         return f"The installed engine is {version}, for which no table is committed."
     both = derived.merge(committed, on=KEY, suffixes=("", "_committed"))
