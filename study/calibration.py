@@ -154,7 +154,9 @@ def _point(path: Path) -> dict[str, Any]:
 
 
 def _added(recording: Recording, claims: Claims) -> dict[str, float]:
-    """The client's own part in its TTFT."""
+    """The client's own part in its TTFT; NaN where no request completed."""
+    if not len(claims.told_s):
+        return {"ttft_added_median_ms": math.nan, "ttft_added_p99_ms": math.nan}
     fine = recording.requests[recording.requests["error"] == ""]
     sent_late_s = floats(fine, "sent_s") - floats(fine, "due_s")
     added_ms = (sent_late_s + claims.first_s - claims.told_s[:, 1]) * 1e3

@@ -1,4 +1,7 @@
-"""Where things lie. Nothing else in the project builds a path from the working directory."""
+"""Where things lie. Nothing else in the project builds a path from the working directory.
+
+In a clone they lie in it; where the package was installed without one, in the working directory.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
-ROOT = Path(os.environ.get("STUDY_ROOT", PACKAGE.parent))  # tests point it at a scratch folder
+HOME = PACKAGE.parent if (PACKAGE.parent / "pyproject.toml").is_file() else Path.cwd()
+ROOT = Path(os.environ.get("STUDY_ROOT", HOME))  # tests point it at a scratch folder
 
 NOTEBOOKS = PACKAGE.parent / "notebooks"  # sources, stored without outputs
 MODELS = PACKAGE / "models"

@@ -73,7 +73,10 @@ def _try(
     tries = 0
     while tries < MAX_ATTEMPTS and launch in standing.missing(launches, store):
         if not budget.allows(launch):
-            progress.skipped(launch, "not measured: the budget leaves no time for it")
+            if tries:
+                progress.say("not tried again: the budget leaves no time for it")
+            else:
+                progress.skipped(launch, "not measured: the budget leaves no time for it")
             return
         tries += 1
         progress.say("starting the server")

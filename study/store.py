@@ -152,10 +152,10 @@ class Store:
     def attempts(self) -> list[Attempt]:
         """Every try at every launch, oldest first for each launch."""
         found = []
-        for path in sorted(self.folder.glob("*/record.json")):
-            launch = re.sub(r"\.\d+$", "", path.parent.name)
-            found.append(Attempt(launch, path.parent, _read(path)))
-        return found
+        for path in self.folder.glob("*/record.json"):
+            launch, number = _numbered(path.parent.name)
+            found.append((launch, number, Attempt(launch, path.parent, _read(path))))
+        return [attempt for *_, attempt in sorted(found, key=lambda one: one[:2])]
 
     def best(self, launch: str) -> Attempt | None:
         """The try at this launch that counts, if any ended."""
@@ -177,6 +177,12 @@ class Store:
         folder = self.folder / (launch.id if number == 1 else f"{launch.id}.{number}")
         folder.mkdir()
         return LaunchWriter(folder, launch)
+
+
+def _numbered(folder: str) -> tuple[str, int]:
+    """The launch that a folder's name tells, and which try at it."""
+    launch, number = re.fullmatch(r"(.*?)(?:\.(\d+))?", folder).groups()  # type: ignore[union-attr]
+    return launch, int(number or 1)
 
 
 def _sign(lock: IO[str]) -> None:

@@ -6,6 +6,7 @@ request came (see study.nullserver). So the error of a client is what it claims 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,11 @@ import numpy as np
 from study.client import Recording
 from study.steady import Floats
 
+ERRORS = (
+    "in_flight_mean", "ttft_error_median_ms", "ttft_error_p99_ms", "first_read_late_median_ms",
+    "first_read_late_p99_ms", "itl_error_median_ms", "itl_error_p99_ms", "client_cpu_s",
+    "chunks_per_s", "server_late_p99_ms",
+)  # fmt: skip
 TRUE_MS = 10.0  # at p99; a client, or a null server, that errs by more is no instrument
 
 
@@ -60,15 +66,16 @@ def errors(claims: Claims, stats: Mapping[str, float]) -> dict[str, float]:
     """Errors (claimed minus true) in ms, and the load by the server's clock.
 
     `stats`: what the null server says of itself. ITL errors are absolute: a token read late makes
-    one gap longer and the next one shorter.
+    one gap longer and the next one shorter. All NaN where no request completed.
     """
+    counted = {"completed": len(claims.told_s), "failed": claims.failed}
+    if not counted["completed"]:
+        return counted | dict.fromkeys(ERRORS, math.nan)
     received_s, written_s = claims.told_s[:, 0], claims.told_s[:, 1:]
     ttft_ms = (claims.ttft_s - (written_s[:, 0] - received_s)) * 1e3
     read_ms = (claims.first_s - written_s[:, 0]) * 1e3
     itl_ms = np.abs(claims.gaps_s - np.diff(written_s, axis=1)) * 1e3
-    return {
-        "completed": len(received_s),
-        "failed": claims.failed,
+    return counted | {
         "in_flight_mean": in_flight(received_s, written_s[:, -1]),
         "ttft_error_median_ms": float(np.median(ttft_ms)),
         "ttft_error_p99_ms": float(np.quantile(ttft_ms, 0.99)),

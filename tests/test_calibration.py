@@ -6,7 +6,7 @@ import io
 import subprocess
 import sys
 import urllib.request
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from study import calibrate as calibrating
 from study import calibration, nullloads, plan, platform, protocol, truth
 from study.calibrate import calibrate
-from study.client import Client
+from study.client import Client, Load
 from study.nullloads import LOAD_S, Grid, NullLoad
 from study.nullserver import serve, stats
-from study.store import Store
+from study.store import Store, write_json
 from study.truth import Claims
 
 pytestmark = pytest.mark.quiet
@@ -139,6 +139,17 @@ def test_it_holds_for_one_client_one_machine_and_these_cores(
     monkeypatch.setattr(protocol, "digest", lambda *_: "another client")
     assert calibration.read(setup, store) is None
     assert not calibration.is_done(TINY, setup, store)
+
+
+def test_a_load_of_which_nothing_completed_is_not_true(store: Store) -> None:
+    path = store.folder / "00"
+    nobody = "http://127.0.0.1:9"
+    load = Load(nobody, "null", 8, 8, 1000, concurrency=2, requests=4, keep_text=True)
+    with Client() as client:
+        client.run(load, path)
+    point = {"load": asdict(next(TINY.loads())), "stats": {"tick_late_p99_ms": 0.1}}
+    write_json(path / calibration.POINT, point)
+    assert not calibration.is_true(path)
 
 
 def test_what_was_interrupted_is_repeated_and_never_half_believed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ import pytest
 from test_run import fake, nothing_is_left, run  # noqa: F401  (fixtures)
 
 from study import client as client_module
+from study.budget import Budget
 from study.client import Client, Load, Recording
 from study.errors import StudyError
 from study.server import Server
@@ -33,6 +35,19 @@ def test_a_clock_that_was_set_back_does_not_forgive_for_ever(
     store, found, _ = run()
     assert list(found.launches["outcome"]) == ["failed"]
     assert len(store.attempts()) == MAX_ATTEMPTS
+
+
+def test_a_second_try_for_which_no_time_is_left_is_no_launch_that_was_not_measured(
+    fake: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("FAKE_FAULT", "crash")
+    allowed = itertools.chain([True, True], itertools.repeat(False))  # asked once for all before
+    monkeypatch.setattr(Budget, "allows", lambda *_: next(allowed))
+    store, found, said = run()
+    assert list(found.launches["outcome"]) == ["failed"] and len(store.attempts()) == 1
+    assert "not tried again: the budget leaves no time for it" in said
+    assert "not measured" not in said
 
 
 def test_who_interrupts_the_fixed_prompts_does_not_wait_for_what_is_in_force(

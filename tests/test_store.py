@@ -52,6 +52,14 @@ def test_a_failure_is_tried_once_more_and_both_are_kept(tmp_path: Path) -> None:
     assert {attempt.launch for attempt in store.attempts()} == {LAUNCH.id}
 
 
+def test_tries_are_in_order_beyond_the_ninth(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for number in range(1, 12):
+        store.begin(LAUNCH).end("failed", str(number))
+    reasons = [attempt.record["reason"] for attempt in store.attempts() if attempt.record]
+    assert reasons == [str(number) for number in range(1, 12)]
+
+
 def test_a_place_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
