@@ -72,4 +72,4 @@ lab: $(READY) ## Open JupyterLab on the notebooks
 	@$(PY) -m jupyterlab notebooks
 
 clean: ## Remove what can be made again; measurements in data/raw stay
-	rm -rf build data/derived/*.csv data/derived/*.json figures/*.svg figures/*.png figures/*.csv report/*.html
+	rm -rf build data/derived/[!R]* figures/[0-9]* report/*.html report/*.json

@@ -1,7 +1,7 @@
 """Make the environment: `python requirements/install.py VENV ENGINE`. Standard library only.
 
 ENGINE: cpu, cuda, rocm, system (the vLLM that this Python already has), or auto: system where
-vLLM is found, else cuda where there is an NVIDIA GPU, else cpu.
+vLLM is found, else what this machine's GPU takes, else cpu.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from scipy.optimize import brentq
+
 from study import theory
 from study.capacity import Weights
 from study.hardware import Hardware
@@ -231,8 +233,6 @@ def break_even_acceptance(draft_tokens: int, draft_cost: float, verify_cost: flo
 
     def gain(acceptance: float) -> float:
         return speculation_speedup(acceptance, draft_tokens, draft_cost, verify_cost) - 1.0
-
-    from scipy.optimize import brentq  # slow to import, and needed nowhere else
 
     if gain(0.0) >= 0:
         return 0.0

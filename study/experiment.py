@@ -7,6 +7,7 @@ says what is allowed.
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -143,10 +144,10 @@ class Arm(BaseModel):
 def _parsed(value: object) -> object:
     """Text where a list belongs: plain papermill (`-p levels "[1,16]"`) can only pass text."""
     if isinstance(value, str) and value.lstrip().startswith(("[", "{")):
-        try:
-            return json.loads(value.replace("'", '"'))
-        except ValueError:
-            return value
+        for read in (json.loads, ast.literal_eval):  # as YAML has it, or as Python
+            with contextlib.suppress(ValueError, SyntaxError):
+                return read(value)
+        return value
     return list(value) if isinstance(value, tuple) else value
 
 

@@ -81,7 +81,7 @@ def factorial_effects(found: Frames, metric: str) -> pd.DataFrame:
 
     A main effect is the geometric mean of its two ratios; the interaction is MLA / GQA with a
     mixture over MLA / GQA with dense layers, 1 when the two families act independently. Columns:
-    effect, depth, workload, level, metric, interval, TEST. Sets that lack one of the
+    effect, layers, workload, level, metric, interval, TEST. Sets that lack one of the
     four arms are left out.
     """
     quartets = [

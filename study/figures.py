@@ -184,7 +184,7 @@ def curves(
         hollow = hollow_style(look_of["color"], look_of["marker"])
         x = dodge(void[along], place, len(names))
         axis.plot(x, void["point"] * scale, linestyle="", **hollow)
-        axis.plot(bound[along], bound["point"], "-.", color=look_of["color"], linewidth=1.1)
+        axis.plot(bound[along], bound["point"] * scale, "-.", color=look_of["color"], linewidth=1.1)
 
 
 def estimate_caption(frame: pd.DataFrame) -> str:

@@ -22,7 +22,7 @@ from study.tables import NOT_REPORTED, Table, count, number
 SECOND_TRY = "is the second try"
 VERDICTS = ("pass", "fail", "cannot judge")
 DRIFT = ("drift", "drift_low", "drift_high")
-SMALL_WEIGHTS_BYTES = 1e9  # below it the bandwidth bound is out of reach (see the design)
+SMALL_WEIGHTS_BYTES = 1e9  # below it a step is overhead, far from what bandwidth allows
 
 
 # What each gate asks of a window, in a reader's words.
@@ -299,7 +299,7 @@ def _weight_bytes(launch: Launch) -> int:
 
 
 def setup(
-    experiment: Experiment, launches: Sequence[Launch], records: Sequence[Mapping[str, Any]] = ()
+    experiment: Experiment, launches: Sequence[Launch], records: Sequence[Mapping[str, Any]]
 ) -> Table:
     """Machine, engine, versions, parameters, flags, seeds, commit and one command in full.
 

@@ -64,7 +64,7 @@ def _slug(text: str, taken: set[str]) -> str:
 
 
 def _contents(headings: Sequence[Heading]) -> str:
-    """The table of contents: headings of depth two and three, and four where they matter."""
+    """The table of contents: all headings but the title."""
     items = [
         f'<li class="depth-{depth}"><a href="#{identity}">{text}</a></li>'
         for depth, identity, text in headings

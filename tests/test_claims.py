@@ -1,4 +1,4 @@
-"""The published numbers: every claim derived, and each number that the brief names."""
+"""The published numbers: every claim derived, and the numbers that each rests on."""
 
 from __future__ import annotations
 

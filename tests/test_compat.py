@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import by_import
 import pandas as pd
 import planted_engine as planted
 import pytest
@@ -12,7 +13,6 @@ import pytest
 from study import paths
 from study.__main__ import main
 from study.chapters import compatibility as chapter
-from study.compat import by_import
 from study.compat import command as compat
 from study.compat import rules as compat_rules
 from study.compat.devices import DEVICES
@@ -122,7 +122,7 @@ def test_dense_mla_never_needed_block_size_1_with_aiter(single: pd.DataFrame) ->
 
 
 def test_offload_failed_for_the_sparse_indexer_not_for_mla() -> None:
-    found = compat.read("offload")
+    found = compat.read(offloading=True)
     then = rows(found, version="0.14.1", device="MI325X, MI355X", aiter="on")
     assert only(then, family="mla")["outcome"] == "allowed"
     sparse = only(then, family="mla-sparse")
@@ -266,10 +266,12 @@ def test_the_command_writes_both_tables(tmp_path: Path, capsys: pytest.CaptureFi
         patch.setattr(compat, "DEVICES", (CPU,))
         assert main(["compat", "--wheel", str(made), "--out", str(tmp_path)]) == 0
         assert main(["compat", "--wheel", str(made)]) == 0
-    said = capsys.readouterr().out
-    assert "SHA-256" in said and "overridden" in said
+        assert main(["compat", "--wheel", str(made), "--out", str(tmp_path / "new")]) == 1
+    said = capsys.readouterr()
+    assert "SHA-256" in said.out and "overridden" in said.out
+    assert "must be a folder" in said.err
     assert set(compat.read(folder=tmp_path)["device"]) == {"CPU"}
-    assert set(compat.read("offload", tmp_path)["outcome"]) == {"unknown"}
+    assert set(compat.read(tmp_path, offloading=True)["outcome"]) == {"unknown"}
 
 
 def test_a_folder_without_tables_is_refused_with_what_to_do(tmp_path: Path) -> None:

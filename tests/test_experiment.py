@@ -78,6 +78,8 @@ def test_an_unknown_model_is_refused_with_the_known_ones() -> None:
 def test_text_from_plain_papermill_is_read_as_the_list_it_means() -> None:
     assert Architecture.of({"levels": "[1,16]"}).levels == (1, 16)
     assert Architecture.of({"models": "['mla-moe']"}).models == ("mla-moe",)
+    with pytest.raises(StudyError, match=r"it's\.jsonl"):  # read as written, and not there
+        Architecture.of({"workloads": """["own:@it's.jsonl/64"]"""})
 
 
 def test_a_notebook_with_an_unknown_parameter_is_refused() -> None:

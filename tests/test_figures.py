@@ -45,7 +45,7 @@ TABLES: dict[str, Callable[[Frames, tuple[Launch, ...]], Table]] = {
     "void-windows": lambda found, _: ledgers.void_windows(found),
     "windows": lambda found, _: ledgers.all_windows(found),
     "confounds": ledgers.confounds,
-    "setup": lambda _, launches: ledgers.setup(TWO_DEPTHS, launches),
+    "setup": lambda _, launches: ledgers.setup(TWO_DEPTHS, launches, []),
 }
 
 

@@ -72,7 +72,7 @@ JIT = (
     "to cover this shape/config.\n"
 )
 
-# The flaw, the gates that must see it, and the same just inside the limit.
+# The flaw, the gates that must see it, and the same just inside the limit, where there is one.
 FLAWS: dict[str, tuple[dict[str, object], set[str], dict[str, object]]] = {
     "client runs fewer slots": ({"slots": 15, "level": 16}, {"level_reached", "steady_part"}, {}),
     "engine gets fewer": (
@@ -84,14 +84,14 @@ FLAWS: dict[str, tuple[dict[str, object], set[str], dict[str, object]]] = {
     "drift": ({"drift": 0.10}, {"steady_part"}, {"drift": 0.02}),
     "short outputs": ({"short_share": 0.02}, {"lengths_delivered"}, {}),
     "failures": ({"failed_share": 0.02}, {"errors"}, {"failed_share": 0.009}),
-    "lost tokens": ({"lost_chunks": 1}, {"conservation"}, {"lost_chunks": 0}),
+    "lost tokens": ({"lost_chunks": 1}, {"conservation"}, {}),
     "still warming": (
         {"warm_latencies_s": (0.60, 0.50, 0.46, 0.43, 0.39, 0.36)},
         {"warm"},
         {"warm_latencies_s": (0.60, 0.50, 0.40, 0.381)},
     ),
     "compiled in the window": ({"log": JIT}, {"warm"}, {}),
-    "a cache left over": ({"hit_tokens": 16}, {"cache_temperature"}, {"hit_tokens": 0}),
+    "a cache left over": ({"hit_tokens": 16}, {"cache_temperature"}, {}),
     "no headroom": ({"client_adds_ms": 3.0}, {"client_headroom"}, {"client_adds_ms": 2.0}),
     "a tenant": ({"foreign": 0.12}, {"machine_quiet"}, {"foreign": 0.09}),
     "too hot": ({"throttled": True}, {"machine_quiet"}, {}),
@@ -111,7 +111,7 @@ def test_each_flaw_fails_its_gate_and_only_that(name: str) -> None:
     assert verdict(judge_window(evidence)) == "void"
 
 
-@pytest.mark.parametrize("name", FLAWS)
+@pytest.mark.parametrize("name", [name for name, (*_, inside) in FLAWS.items() if inside])
 def test_a_flaw_just_inside_the_limit_fails_nothing(name: str) -> None:
     evidence = simulate(name, **FLAWS[name][2])
     assert failed(evidence) == set()
@@ -120,7 +120,7 @@ def test_a_flaw_just_inside_the_limit_fails_nothing(name: str) -> None:
 
 def test_every_window_gate_has_a_planted_flaw() -> None:
     seen = set[str]().union(*(gates for _, gates, _ in FLAWS.values()))
-    # A setting is planted below, impossible times in tests/test_gates_consistency.py.
+    # A setting is planted below, impossible times in tests/test_gates.py.
     assert seen | {"treatment_in_force", "times"} == set(GATES)
     assert len(WINDOW_GATES) == len(GATES)
 

@@ -185,7 +185,8 @@ def one_length(curve: Sequence[Judged], fit: Fit) -> Judgement:
             f"{number(tokens)} at level {level:g}" for level, tokens in fit.others.items()
         )
         text = f"No fixed length explains the table: full, it needs {needs} {fit.kind} tokens"
-        return say("fail", f"{text} per request.")
+        text += " per request, if the mean is one share of the p99 at all levels."
+        return say("fail", text)
     text = f"Assumed: every request has {number(fit.tokens)} {fit.kind} tokens, as if level "
     text += f"{fit.level:g} was full and its p99 the mean; a level is refuted only if it is with a "
     text += f"p99 of {fit.spread:g} times the mean there"

@@ -21,13 +21,14 @@ from study.tables import Table, number
 BOOK = "90_report-others"
 EXTERNAL = paths.PACKAGE.parent / "data" / "external"
 VERDICTS = ("pass", "fail", "cannot judge")
+BETTER_FIRST = ("pass", "cannot judge", "fail")
 SUPPORTED = {"pass": "supported", "fail": "not supported", "cannot judge": "cannot judge"}
 FINDINGS = ("distinct_levels", "one_length", "saturation")
 
 
 def appendix(values: Values) -> list[Shown]:
     """Every file and table of others that the study keeps, with what can be said of it."""
-    files, tables = judged([EXTERNAL]), judged([kept_tables()])
+    files, tables = judged([EXTERNAL]), judged(kept_tables())
     return [
         Text(f"#### Result files\n{_counted('files', 'result files', files, values)}"),
         by_gate(files).keep(f"{BOOK}-gates"),
@@ -37,22 +38,24 @@ def appendix(values: Values) -> list[Shown]:
     ]
 
 
-def judged(folders: Sequence[Path]) -> list[Audited]:
-    """What the audit says of each result file below these folders."""
-    found = audit.found_files(folders)
-    wholes = audit.wholes_of(folders, found)
+def judged(paths: Sequence[Path]) -> list[Audited]:
+    """What the audit says of each of these result files, or of those below these folders."""
+    found = audit.found_files(paths)
+    wholes = audit.wholes_of(paths, found)
     files = joint.judge_together([audit.audit_file(path) for path in found], wholes)
     return [audit.audited(file) for file in files]
 
 
-def kept_tables() -> Path:
+def kept_tables() -> list[Path]:
     """The cookbook's tables as CSV, one a file, in `data/derived`: as `study audit` reads them."""
     folder = paths.DERIVED / BOOK
     folder.mkdir(parents=True, exist_ok=True)
+    files = []
     for name, table in published.tables().items():
         stem = name.replace(", ", "_").replace(" ", "-")
-        write_atomically(folder / f"{stem}.csv", table.to_csv(index=False).encode())
-    return folder
+        files.append(folder / f"{stem}.csv")
+        write_atomically(files[-1], table.to_csv(index=False).encode(), durably=False)
+    return files
 
 
 def _counted(key: str, what: str, found: Sequence[Audited], values: Values) -> str:
@@ -74,17 +77,14 @@ def by_gate(found: Sequence[Audited]) -> Table:
 
     A gate that says several things of a file counts once, with the worst of them.
     """
-    worst = [
-        {"file": one.file, "gate": said.gate, "verdict": VERDICTS.index(said.verdict)}
-        for one in found
-        for said in one.reasons
-    ]
-    frame = pd.DataFrame(worst, columns=["file", "gate", "verdict"])
-    # Failed before undecided before passed.
-    frame["rank"] = frame["verdict"].map({0: 0, 2: 1, 1: 2})
-    last = frame.sort_values("rank", kind="stable").groupby(["gate", "file"], sort=False).tail(1)
-    named = last.assign(verdict=[VERDICTS[at] for at in last["verdict"]])
-    data = named.groupby(["gate", "verdict"]).size().unstack(fill_value=0)
+    reasons = pd.DataFrame(
+        [(one.file, said.gate, said.verdict) for one in found for said in one.reasons],
+        columns=["file", "gate", "verdict"],
+    )
+    # The order in which the last one is the worst.
+    reasons["verdict"] = pd.Categorical(reasons["verdict"], BETTER_FIRST, ordered=True)
+    worst = reasons.groupby(["gate", "file"])["verdict"].max().reset_index()
+    data = pd.crosstab(worst["gate"], worst["verdict"].astype(str))
     data = data.reindex(columns=list(VERDICTS), fill_value=0).reset_index()
     data.columns.name = None
     shown = data.rename(columns={"gate": "Gate", "pass": "Pass", "fail": "Fail"})

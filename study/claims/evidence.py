@@ -25,7 +25,7 @@ Class = Literal[
 CONFIRMED: Class = "confirmed"
 ROUNDING: Class = "confirmed within rounding"
 OWN: Class = "contradicted by the source's own numbers"
-# Beside the five of the brief: a model's card, a data sheet or the engine's source is neither the
+# Not the source's own: a model's card, a data sheet or the engine's source is neither the
 # source's own number nor a law of nature.
 OTHER: Class = "contradicted by another source"
 PHYSICS: Class = "physically impossible"

@@ -207,12 +207,13 @@ def reached(curve: Curve) -> Evidence:
         for level, said in judged.items()
         if np.isfinite([float(said.limit), float(said.observed)]).all()
     }
-    failed = [f"{level:,.0f}" for level, said in judged.items() if said.verdict == "fail"]
-    held = max((judged[float(level.replace(",", ""))].observed for level in failed), default=0)
+    failed = {level: said for level, said in judged.items() if said.verdict == "fail"}
+    named = ", ".join(f"{level:,g}" for level in failed)
+    held = max((float(said.observed) for said in failed.values()), default=0.0)
     return Evidence(
         computed=tuple(exact(observed) for _, observed in known.values()),
         unit="requests in flight at most",
-        why=f"Refuted: {', '.join(failed)}, with at most {float(held):.0f} in flight."
+        why=f"Refuted: {named}, with at most {held:.0f} in flight."
         if failed
         else "No level is refuted; a bound confirms none.",
         relation="at most",

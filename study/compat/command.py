@@ -71,12 +71,12 @@ def _merged(devices: Iterable[Device], table_of: Callable[[Device], pd.DataFrame
     return pd.concat(tables, ignore_index=True)
 
 
-def read(name: str = "", folder: Path = COMPATIBILITY) -> pd.DataFrame:
-    """The committed tables, of all versions in order; `-offload` for those of offload.
+def read(folder: Path = COMPATIBILITY, *, offloading: bool = False) -> pd.DataFrame:
+    """The committed tables, of all versions in order: of block sizes, or those of offload.
 
     Raises StudyError when there is none.
     """
-    files = [file for file in folder.glob("*.csv") if ("-offload" in file.stem) == bool(name)]
+    files = [file for file in folder.glob("*.csv") if ("-offload" in file.stem) == offloading]
     if not files:
         raise StudyError(
             f"{folder} must hold tables of compatibility, and holds none: make them with "
@@ -152,12 +152,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace) -> int:
+    if options.out is not None and not options.out.is_dir():
+        raise StudyError(f"--out must be a folder; {options.out} is none. Make it first.")
     tree = open_tree(options.wheel)
-    table, offloading = derive(tree, DEVICES), derive_offload(tree, DEVICES)
+    table = derive(tree, DEVICES)
     if options.out is None:
         print(summary(table).to_string(index=False))
         return 0
-    for suffix, frame in (("", table), ("-offload", offloading)):
+    for suffix, frame in (("", table), ("-offload", derive_offload(tree, DEVICES))):
         file = options.out / f"{tree.version}{suffix}.csv"
         write_atomically(file, frame.to_csv(index=False, lineterminator="\n").encode())
         print(f"{len(frame):,} rows: {file}")

@@ -39,13 +39,13 @@ Cases = Callable[[pd.DataFrame], list[Case]]
 
 @dataclass(frozen=True)
 class Rule:
-    """version: the engine's, in the source. table: that of `compat.read`, by name."""
+    """version: the engine's, in the source. offloading: of which table of `compat.read`."""
 
     source: str
     stated: str
     version: str
     cases: Cases
-    table: str = ""
+    offloading: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,8 @@ def judge(rule: Rule, tables: pd.DataFrame) -> Found:
 @cache
 def judged() -> tuple[Found, ...]:
     """Every rule, by the committed tables."""
-    tables = {name: compat.read(name) for name in {rule.table for rule in RULES}}
-    return tuple(judge(rule, tables[rule.table]) for rule in RULES)
+    tables = {kind: compat.read(offloading=kind) for kind in (False, True)}
+    return tuple(judge(rule, tables[rule.offloading]) for rule in RULES)
 
 
 # --- the cases ------------------------------------------------------------------------------------
@@ -160,7 +160,7 @@ def falls_through(table: pd.DataFrame) -> list[Case]:
 
 
 def off_means_off(table: pd.DataFrame) -> list[Case]:
-    """Per block size, AITER off and no back end named: is it some other than AITER's MLA?"""
+    """Block size 1, AITER off and no back end named: is it some other than AITER's MLA?"""
     asked = _unnamed(_rocm(table, "mla"), aiter="off")
     rows = asked[_heads(asked, PLAIN_HEADS) & asked["kv_dtype"].eq("auto")]
     rows = rows[rows["asked_block"].eq(1)]
@@ -242,7 +242,7 @@ RULES = (
         "0.14.1",
         off_means_off,
     ),
-    Rule("georgiou-2026", "MLA cannot use KV offload", "0.14.1", no_offload, table="offload"),
+    Rule("georgiou-2026", "MLA cannot use KV offload", "0.14.1", no_offload, offloading=True),
     Rule("georgiou-2026", "DeepSeek V3.2 must not have FP8 KV", "0.14.1", refuses_fp8),
     Rule("georgiou-2026", "GQA takes FP8 KV on ROCm", "0.14.1", takes_fp8),
     Rule(

@@ -1,4 +1,4 @@
-"""Was the engine warm, and the prefix cache as warm as the workload means it to be?"""
+"""Was the engine warm: did its latency settle, and did it compile nothing in the window?"""
 
 from __future__ import annotations
 
