@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from study import estimates, knee
@@ -20,6 +21,8 @@ from study.chapters.saturation_estimates import (
     MANY_EMPTY,
     NOT_REACHED,
     REACHED,
+    RESOLUTION,
+    ROSE_TO,
     RUNNING_FULL,
     UNSURE,
     beyond,
@@ -88,17 +91,18 @@ def lead(part: Part, values: Values) -> str:
         f"Throughput stops rising within the tested levels on **{reached} of {total}** curves "
         "(a curve is one family on one workload)"
     )
-    text += _counted("; otherwise", states.drop(REACHED, errors="ignore"), values)
+    others = states.drop(REACHED, errors="ignore")
+    text += _counted("; otherwise", others, values, "saturation.curves")
     text += "; one launch of each carries no interval." if (known["launches"] == 1).all() else "."
-    return text + _counted(
-        " What ends the rise, by rule", ended["limit"].value_counts(), values, "."
-    )
+    hedged = np.array([bool(_hedge(row)) for row in rows_of(ended)], dtype=bool)
+    sure, point_only = (ended.loc[which, "limit"].value_counts() for which in (~hedged, hedged))
+    text += _counted(" What ends the rise, by rule", sure, values, "saturation.limits", ".")
+    what = " Without an interval, what ends the rise is only consistent with"
+    return text + _counted(what, point_only, values, "saturation.consistent", ".")
 
 
-def _counted(what: str, counts: pd.Series, values: Values, end: str = "") -> str:
-    said = [
-        f"{name} on {values.count(f'saturation.curves.{name}', n)}" for name, n in counts.items()
-    ]
+def _counted(what: str, counts: pd.Series, values: Values, key: str, end: str = "") -> str:
+    said = [f"{name} on {values.count(f'{key}.{name}', n)}" for name, n in counts.items()]
     return f"{what}: {', '.join(said)}{end}" if said else ""
 
 
@@ -193,8 +197,14 @@ def reasons(part: Part, values: Values) -> str:
     lines = []
     for row in rows_of(limits(part)):
         key = f"saturation.{row.arm}.{row.workload}"
-        lines.append(f"- {_curve(key, row, values)}: **{row.limit}**. {_gauges(key, row, values)}")
+        curve, gauges = _curve(key, row, values), _gauges(key, row, values)
+        lines.append(f"- {curve}: {_hedge(row)}**{row.limit}**. {gauges}")
     return "\n".join(lines) or "- No curve has a knee, so nothing ends a rise here."
+
+
+def _hedge(row: Any) -> str:
+    """What stands before a limit where the knee is a point without an interval."""
+    return "consistent with " if pd.isna(row.low) and row.limit != CANNOT_JUDGE else ""
 
 
 def _gauges(key: str, row: Any, values: Values) -> str:
@@ -202,25 +212,52 @@ def _gauges(key: str, row: Any, values: Values) -> str:
         return "The engine's gauges were not sampled in the steady part."
     there = values.count(f"{key}.at_level", int(row.at_level))
     running = values.number(f"{key}.running", row.running)
-    waiting = values.number(f"{key}.waiting", row.waiting)
+    waiting = values.number(f"{key}.waiting_mean", row.waiting_mean)
     gauge = values.number(f"{key}.running_mean", row.running_mean)
     most = values.count(f"{key}.max_num_seqs", row.max_num_seqs)
     use = values.percent(f"{key}.kv_use", row.kv_use_max)
     preempted = values.number(f"{key}.preemptions", row.preemptions)
-    meaning = {
+    return (
+        f"Of {there} in flight {waiting} wait, by the engine's gauge; the level minus these, at "
+        f"most the batch of {most}, is {running} (the gauge of those that run, which reads low, "
+        f"says {gauge}). {use} of the cache is in use, preemptions a window: {preempted}. "
+        f"{_meaning(key, row, values)}"
+    )
+
+
+def _meaning(key: str, row: Any, values: Values) -> str:
+    """What the gauges say of the limit, and where they say nothing."""
+    if row.limit == UNSURE:
+        return _near(key, row, values)
+    if row.limit == BATCH_LIMIT and row.at_level <= row.max_num_seqs:
+        return (
+            "No more are in flight than the batch holds, so it counts as full as soon as nobody "
+            "waits, whatever ends the rise: only the place of the knee speaks for the limit."
+        )
+    return {
         BATCH_LIMIT: "As many run as the batch holds; every further request waits.",
         KV_CACHE: "The cache is full, and every further request waits for room in it.",
         ADMISSION: "Neither limit is met, and yet many wait to be taken in: their prompts queue "
         "for room in a step (`max_num_batched_tokens`), or for the prefill itself.",
-        UNSURE: "The batch is full here, but the knee's interval reaches further down, so the rise "
-        "may have ended before.",
         COMPUTE: "No limit was met where the rise ended: by exclusion, the steps that all share "
         "grow longer.",
     }.get(row.limit, "Both are full, and every further request waits.")
+
+
+def _near(key: str, row: Any, values: Values) -> str:
+    """Why the rule cannot tell: the knee, and the limit between batch limit and compute."""
+    least = values.number(f"{key}.rule_least", ROSE_TO * row.max_num_seqs)
+    sides = f"above it the rule says {BATCH_LIMIT}, below it {COMPUTE}"
+    if pd.isna(row.low):
+        point = values.number(f"{key}.knee.point", row.point)
+        near = f"is too near to {least}, a step below the batch, to tell"
+        return f"The knee, {point}, {near}: {sides}."
+    low, high = (
+        values.number(f"{key}.knee.{side}", getattr(row, side)) for side in ("low", "high")
+    )
     return (
-        f"Of {there} in flight {running} run (at most {most}; the gauge, which reads low, says "
-        f"{gauge}) and {waiting} wait, {use} of the cache is in use, preemptions a window: "
-        f"{preempted}. {meaning}"
+        f"The knee's interval, {low} to {high}, is not clearly on one side of {least}, a step "
+        f"below the batch: {sides}."
     )
 
 
@@ -229,19 +266,23 @@ def rule(values: Values) -> str:
     running = values.percent("saturation.running_full", RUNNING_FULL)
     cache = values.percent("saturation.cache_full", CACHE_FULL)
     empty = values.percent("saturation.many_empty", MANY_EMPTY)
+    near = values.percent("saturation.resolution", RESOLUTION)
     return (
         "The rule, at the lowest tested level at or above the knee: the *batch limit* ends the "
         f"rise if on average {running} of `max_num_seqs` run and the knee, with all of its "
         "interval, lies no more than a step of the levels below it (*batch limit or compute* where "
-        f"only a part of the interval does); the *KV cache* if {cache} of it is in use at its "
+        f"only a part of the interval does, or either end lies within {near} of that step: no "
+        f"knee is known any finer); the *KV cache* if {cache} of it is in use at its "
         "fullest or a request was preempted; *admission* if neither is full and yet "
         f"{empty} of the slots stay empty while requests wait; "
         "*compute*, by exclusion, if none of these: the time of a step with all that runs on the "
         "same cores, engine, API server and client. "
         "The engine's gauge of those that run is read when a step is over, and lacks whom that "
         "step finished and whom the next one takes in: all that do not wait count as running, as "
-        "far as the batch goes. A knee more than a step above a batch that was full before is not "
-        "judged."
+        "far as the batch goes. With no more in flight than the batch holds this says no more than "
+        "that nobody waits. A knee more than a step above a batch that was full before, or within "
+        f"{near} of that step, is not judged. Where a knee has no interval, its point is held "
+        "against the rule, which is then no more than consistent with it."
     )
 
 
@@ -339,20 +380,20 @@ def limit_table(part: Part) -> Table:
             "model": data["model"].map(spelled),
             "workload": data["workload"],
             "level": data["at_level"].map(count),
-            "running": data["running"].map(number),
             "max_num_seqs": data["max_num_seqs"],
-            "waiting": data["waiting"].map(number),
             "gauges: running | waiting": [
                 f"{number(row.running_mean)} | {number(row.waiting_mean)}" for row in rows_of(data)
             ],
+            "level minus waiting, at most the batch": data["running"].map(number),
             "KV cache in use": (data["kv_use_max"] * 100).map(number) + " %",
             "preemptions a window": data["preemptions"].map(number),
-            "ends the rise": data["limit"],
+            "ends the rise": [f"{_hedge(row)}{row.limit}" for row in rows_of(data)],
         }
     )
     text = (
         "Means over launches at the lowest level at or above the knee that most launches measured. "
-        "Those count as running that do not wait by the engine's gauges, as far as the batch goes; "
-        "its gauge of those that run reads low."
+        "The gauge of those that run reads low, so the rule takes the level minus those that wait, "
+        "at most the batch: with no more in flight than the batch holds, that is the level itself "
+        "as soon as nobody waits."
     )
     return Table(shown, data, text)

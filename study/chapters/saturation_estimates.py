@@ -7,7 +7,7 @@ function of a `Part`; a curve that was asked for keeps its row, whatever became 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -60,9 +60,9 @@ def knees(part: Part) -> pd.DataFrame:
 
     Columns: those of CURVE, max_num_seqs, levels and highest_level (with a valid window),
     launches (with a valid window; each chose its levels). state: 'reached', 'not reached', 'cannot
-    judge' (also where throughput rises although the batch was full before), 'no valid window', or
-    the arm's outcome; text: why there is no knee. point, low, high
-    (requests in flight), confidence, method, n: the knee over the n launches that reached it; with
+    judge' (also where throughput rises, or may rise, although the batch was full before), 'no valid
+    window', or the arm's outcome; text: why there is no knee. point, low, high (requests in flight;
+    NaN unless reached), confidence, method, n: the knee over the n launches that reached it; with
     no such interval, point is the pooled curve's. not_reached, not_judged: launches.
     maximum_tok_s and knee_tok_s: fitted, of the pooled curve. at_level: the lowest level at or
     above the knee, of those that most launches measured; top_level: the highest that most have
@@ -91,11 +91,12 @@ def limits(part: Part) -> pd.DataFrame:
     """What ends the rise of each curve that has a knee, by the engine's gauges at `at_level`.
 
     Columns: those of `knees`, and per gauge its mean over launches; running and waiting: the
-    level, shared out as the gauges say; limit: 'batch limit' (`RUNNING_FULL` of max_num_seqs
-    run, and throughput rose until then), 'KV cache' (`CACHE_FULL` of it is in use, or a request
-    was preempted), both, 'admission' (neither is full, and `MANY_EMPTY` of the slots are empty
-    while requests wait), 'compute' when none of these, 'batch limit or compute' where the knee's
-    interval allows both, or 'cannot judge' without samples of the gauges.
+    level, shared out by the gauge of those that wait (`_running`); limit: 'batch limit'
+    (`RUNNING_FULL` of max_num_seqs run, and throughput rose until then), 'KV cache' (`CACHE_FULL`
+    of it is in use, or a request was preempted), both, 'admission' (neither is full, and
+    `MANY_EMPTY` of the slots are empty while requests wait), 'compute' when none of these, 'batch
+    limit or compute' where the knee's interval, or a knee known no finer than `RESOLUTION`, allows
+    both, or 'cannot judge' without samples of the gauges.
     """
     known = knees(part)
     reached = [row for row in _records(known) if row["state"] == REACHED]
@@ -154,10 +155,11 @@ def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
     state, text = _judged(found)
     interval, pooled = found.interval, found.pooled
     point = interval.point if np.isfinite(interval.low) else pooled.level
-    ends = {REACHED: np.fmin(interval.low, point), NOT_REACHED: valid["level"].max()}
-    if at := _full_before(ends.get(state, 0.0), valid, curve["max_num_seqs"]):
-        state, text = CANNOT_JUDGE, f"as many ran at {at} in flight already, {FULL_TEXT}"
-    point = point if state == REACHED else np.nan
+    low = float(np.fmin(interval.low, point))
+    if why := _rose_when_full(state, low, valid, curve["max_num_seqs"]):
+        state, text = CANNOT_JUDGE, why
+    if state != REACHED:
+        point, interval = np.nan, replace(interval, low=np.nan, high=np.nan)
     tested = np.unique(valid["level"].to_numpy())
     at_level, top_level = _compared(valid, point)
     void = [level for level in curve["void_near"] if point / NEAR <= level <= point * NEAR]
@@ -183,19 +185,33 @@ def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
     }
 
 
-def _full_before(end: float, valid: pd.DataFrame, batch: int) -> int:
-    """The first level at which the batch was full, if the rise went on beyond it; else 0.
+def _rose_when_full(state: str, low: float, valid: pd.DataFrame, batch: int) -> str:
+    """Why a rise counts for nothing: it went on, or may have, beyond a full batch; '' if it counts.
 
-    `end` is the lowest level where the rise may have ended. A step above the batch is granted:
-    with no more than the batch in flight, slots are empty from one request to the next.
+    `low` is the lowest level where a knee may lie. A step above the batch is granted: with no more
+    than the batch in flight, slots are empty from one request to the next. A knee must lie below
+    that by more than it is known; the highest level without one may be that step, as whole levels
+    round it.
     """
     full = [
         int(row["level"])
         for row in _records(valid)
         if row["level"] >= batch and _running(row, row["level"], batch) >= RUNNING_FULL * batch
     ]
-    first = min(full, default=0)
-    return first if end > max(first, batch * STEP * (1 + RESOLUTION)) else 0
+    first, granted = min(full, default=0), batch * STEP
+    ends = {
+        REACHED: (low, granted * (1 - RESOLUTION)),
+        NOT_REACHED: (valid["level"].max(), granted * (1 + RESOLUTION)),
+    }
+    end, most = ends.get(state, (0.0, granted))
+    if not first or not end > max(first, most):
+        return ""
+    if end > granted * (1 + RESOLUTION):
+        return f"as many ran at {first} in flight already, {FULL_TEXT}"
+    return (
+        f"as many ran at {first} in flight already, all that the batch holds; a rise is granted up "
+        f"to {granted:.3g}, a step above it, and a knee at {low:.3g} is too near to that to tell"
+    )
 
 
 def _running(gauges: Row, level: float, batch: int) -> float:
@@ -272,13 +288,14 @@ def _batch_or_compute(row: Row, cache_full: bool) -> list[str]:
     """Whether the rise ended where the batch is full, or was over before.
 
     Tested levels lie up to two steps apart, so the lowest one at or above a knee may have a full
-    batch although the knee is far from it.
+    batch although the knee is far from it. A knee nearer to the limit than it is known lies on
+    neither side of it.
     """
     least = ROSE_TO * row["max_num_seqs"]
     low, high = (row[name] if np.isfinite(row[name]) else row["point"] for name in ("low", "high"))
-    if low >= least:
+    if low >= least * (1 + RESOLUTION):
         return [BATCH_LIMIT]
-    return [] if cache_full or high < least else [UNSURE]
+    return [] if cache_full or high < least * (1 - RESOLUTION) else [UNSURE]
 
 
 def _beyond_row(part: Part, row: Row, metric: str, comparisons: int) -> Row:
