@@ -26,6 +26,7 @@ FEW = 9  # windows: below, they cannot tell their own noise
 NOISE = 0.03  # standard deviation of a window on the log scale, where it cannot be told
 SURE = 6.0  # then a further parameter must be worth so much: by chance once in 70 (chi-squared)
 EXACT = 1e-6  # residuals on the log scale that are rounding: no fit is better than that
+CORNER = 0.005  # half a step, on the log scale, of the grid on which a corner is searched
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Knee:
     the reason. `maximum` is the fitted maximum over the tested range in tokens/s, and less than
     the server could give when no knee was reached. `model` is the name of `fit`; without a fit
     it is '' and `maximum` is NaN. `misfit`: how far windows lie off the fit, as root mean square of
-    the log ratio; NaN without one, or with no more windows than it has parameters.
+    the log ratio; NaN without one. `spare`: windows more than the fit has parameters. With none to
+    spare, `misfit` is what even so many parameters cannot meet, so the least; it is NaN where they
+    meet all windows, but for the grid of a corner: what they cannot meet is then not known.
     """
 
     level: float
@@ -46,6 +49,7 @@ class Knee:
     text: str
     fit: Model | None = None
     misfit: float = np.nan
+    spare: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,9 +94,10 @@ def knee(
         text = f"cannot judge: a knee needs {LEAST_LEVELS} distinct levels; there were "
         return Knee(np.nan, np.nan, "", None, f"{text}{tested.size}")
     found = _fit(level, rate, model)
-    spare = level.size > found.parameters  # else it fits whatever the windows are
-    misfit = np.sqrt(squares_left(found, level, rate) / level.size) if spare else np.nan
-    return replace(_judged(found, tested, share), misfit=float(misfit))
+    spare = level.size - found.parameters
+    misfit = float(np.sqrt(squares_left(found, level, rate) / level.size))
+    told = misfit if spare or misfit > CORNER else np.nan  # else it may meet any windows
+    return replace(_judged(found, tested, share), misfit=told, spare=spare)
 
 
 def _judged(fit: Model, tested: Floats, share: float) -> Knee:

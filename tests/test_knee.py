@@ -158,6 +158,20 @@ def test_a_fit_is_quick() -> None:
     assert min(took_s) < 0.02
 
 
+def test_four_windows_may_lie_off_two_lines_and_then_it_is_told_how_far() -> None:
+    """As once measured: the corner lies at a tested level, and no line meets two of the others."""
+    found = knee([1, 2, 4, 8], [148.8, 212.2, 452.5, 335.7])
+    assert (found.model, found.spare) == ("two lines", 0)
+    assert found.fit is not None
+    off = np.log(np.array([148.8, 212.2, 452.5, 335.7]) / found.fit.predict([1, 2, 4, 8]))
+    assert found.misfit == pytest.approx(np.sqrt(np.mean(off**2))) and found.misfit > 0.07
+    for corner in (2.1, 2.9, 3.7):  # met by a line through each pair: nothing tells
+        met = knee([1, 2, 4, 8], TwoLines(corner, 500, 1.3, -0.5, 0.0).predict([1, 2, 4, 8]))
+        assert (met.model, met.spare) == ("two lines", 0) and np.isnan(met.misfit)
+    spare = knee([1, 2, 4, 8, 8], [148.8, 212.2, 452.5, 335.7, 335.7])
+    assert spare.spare == 5 - 4 and spare.misfit > 0.05
+
+
 def test_few_windows_take_more_parameters_only_for_more_than_noise() -> None:
     """Six windows: a plateau that seems to fall is one; a line that really goes on is not."""
     levels = np.array([1, 4, 16, 32, 64, 128.0])

@@ -162,12 +162,30 @@ def test_the_headline_says_when_all_rests_on_one_launch() -> None:
     assert words not in saturation.lead(PARTS["cap"], Values())
 
 
-def test_with_as_many_parameters_as_windows_nothing_is_said_of_the_fit() -> None:
-    few = part(lambda level: 900 + 40 * np.minimum(level, 16), levels=(1, 8, 32, 64), launches=1)
+def test_a_curve_that_meets_as_many_windows_as_it_has_parameters_says_nothing() -> None:
+    """Two lines with their corner between two levels: four windows, four parameters."""
+    few = part(lambda level: 50 * np.minimum(level, 16) ** 1.3, levels=(1, 8, 32, 64), launches=1)
     known = knees(few)
     assert set(known["model_of_fit"]) == {"two lines"} and known["misfit"].isna().all()
-    assert "as many parameters as windows" in saturation.stops(few, Values())
-    assert set(saturation.knee_table(few).shown["windows off it"]) == {"n/a (as few as parameters)"}
+    assert "exactly as many parameters as windows, so nothing" in saturation.stops(few, Values())
+    shown = set(saturation.knee_table(few).shown["windows off it"])
+    assert shown == {"n/a (exactly as many as parameters)"}
+
+
+def test_a_curve_that_misses_as_many_windows_as_it_has_parameters_says_so() -> None:
+    """The corner of two lines lies between levels, so four windows need not lie on them."""
+    few = part(lambda level: 900 + 40 * np.minimum(level, 16), levels=(1, 8, 32, 64), launches=1)
+    known = knees(few)
+    assert set(known["model_of_fit"]) == {"two lines"} and set(known["spare"]) == {0}
+    assert known["misfit"].between(0.005, 0.03).all()
+    told = saturation.stops(few, Values())
+    assert told.count("as many parameters as windows, that curve still misses them by at") == 4
+    assert "nothing tells" not in told and "so it is rough" not in told
+    shown = saturation.knee_table(few).shown["windows off it"]
+    assert shown.str.fullmatch(r"at least \d\.\d+ %").all()
+    rate = {1: 149, 8: 212, 32: 452, 64: 336}
+    loud = part(lambda level: level.map(rate), levels=(1, 8, 32, 64), launches=1)
+    assert "would be quiet, so it is rough" in saturation.stops(loud, Values())
 
 
 def test_whoever_does_not_wait_runs_though_the_gauge_misses_him() -> None:

@@ -148,14 +148,20 @@ def _knee(key: str, row: Any, values: Values) -> str:
 
 def _rough(key: str, row: Any, values: Values) -> str:
     """A caution where windows lie further off the curve than their noise is taken to be, or where
-    there are too few to lie off it."""
+    there are too few to say how far."""
     if pd.isna(row.misfit):
-        return "; that curve has as many parameters as windows, so nothing tells how well it fits"
-    if not row.misfit > knee.NOISE:
+        text = "; that curve has exactly as many parameters as windows"
+        return f"{text}, so nothing tells how well it fits"
+    loud = row.misfit > knee.NOISE
+    if row.spare and not loud:
         return ""
     off = values.percent(f"{key}.misfit", row.misfit)
+    text = f"; the windows lie {off} off that curve"
+    if not row.spare:
+        text = "; with as many parameters as windows, that curve still misses them by at least "
+        text += off
     noise = values.percent("saturation.noise", knee.NOISE)
-    return f"; the windows lie {off} off that curve, {noise} would be quiet, so it is rough"
+    return f"{text}, {noise} would be quiet, so it is rough" if loud else text
 
 
 def _beyond(key: str, row: Any, past: pd.DataFrame, values: Values) -> str:
@@ -309,7 +315,8 @@ def knee_table(part: Part) -> Table:
         f"Knee: the smallest level whose fitted throughput is at least {knee.SHARE:.0%} of the "
         "fitted maximum over the tested levels, by the model that fits the pooled windows best for "
         f"its parameters; below {knee.FEW} windows, too few to tell their own noise, one of "
-        f"{knee.NOISE:.0%} a window is assumed. Windows off it: root mean square. "
+        f"{knee.NOISE:.0%} a window is assumed. Windows off it: root mean square; at least so much "
+        "where the model has as many parameters as there are windows. "
         "Sigma (contention) and kappa (coherence) are Gunther's, fitted to each launch, "
         "whichever model fits better. "
     )
@@ -341,7 +348,9 @@ def _knee_cells(row: Any) -> dict[str, object]:
 
 
 def _misfit(row: Any) -> str:
-    return "n/a (as few as parameters)" if pd.isna(row.misfit) else f"{number(row.misfit * 100)} %"
+    if pd.isna(row.misfit):
+        return "n/a (exactly as many as parameters)"
+    return f"{'' if row.spare else 'at least '}{number(row.misfit * 100)} %"
 
 
 def cost_table(part: Part) -> Table:

@@ -67,8 +67,8 @@ def knees(part: Part) -> pd.DataFrame:
     maximum_tok_s and knee_tok_s: fitted, of the pooled curve. at_level: the lowest level at or
     above the knee, of those that most launches measured; top_level: the highest that most have
     beside it. void_near: levels near the knee of which every window is void, so that it might lie
-    elsewhere with them. model_of_fit: the one that fits better, and its misfit (see `Knee`).
-    sigma_point, ..., kappa_high: Gunther's law over launches.
+    elsewhere with them. model_of_fit: the one that fits better, with its misfit and spare
+    windows (see `Knee`). sigma_point, ..., kappa_high: Gunther's law over launches.
     """
     return pd.DataFrame([_knee_row(*one) for one in _curves(part)])
 
@@ -181,6 +181,7 @@ def _knee_row(curve: Row, valid: pd.DataFrame, found: knee.LaunchKnees) -> Row:
         "knee_tok_s": float(pooled.fit.predict(point)) if pooled.fit else np.nan,
         "model_of_fit": pooled.model,
         "misfit": pooled.misfit,
+        "spare": pooled.spare,
         **_gunther(valid),
     }
 
