@@ -21,6 +21,7 @@ from study.chapters import (
     saturation_estimates,
     saturation_figures,
     saturation_panels,
+    saturation_tables,
 )
 from study.chapters.saturation_estimates import beyond, fitted, knees, limits
 from study.experiments import Saturation
@@ -212,7 +213,8 @@ def test_a_rejected_arm_is_told_in_the_engines_words() -> None:
     known = knees(PARTS["rejected"])
     assert set(known.loc[known["arm"] == MLA, "state"]) == {"rejected"}
     assert "rejected (ValueError: no `MLA` in 0.1)" in saturation.stops(PARTS["rejected"], Values())
-    assert "rejected" in set(saturation.knee_table(PARTS["rejected"]).shown["knee (in flight)"])
+    shown = saturation_tables.knee_table(PARTS["rejected"]).shown
+    assert "rejected" in set(shown["knee (in flight)"])
 
 
 # --- beyond the knee, and why ---------------------------------------------------------------------
@@ -235,7 +237,7 @@ def test_a_knee_at_the_highest_level_has_nothing_beyond() -> None:
     known = knees(one)
     assert set(known["state"]) == {"reached"}
     assert set(known["at_level"]) == set(known["highest_level"]) == {80}
-    assert beyond(one).empty and saturation.cost_table(one).shown.empty
+    assert beyond(one).empty and saturation_tables.cost_table(one).shown.empty
     assert "No higher level has a valid window" in saturation.stops(one, Values())
 
 
@@ -393,15 +395,15 @@ def test_ticks_do_not_run_into_each_other() -> None:
 
 
 def test_tables_say_knees_costs_and_limits() -> None:
-    knee_table = saturation.knee_table(PARTS["cap"])
+    knee_table = saturation_tables.knee_table(PARTS["cap"])
     assert knee_table.shown["launches at their knee"].to_list() == ["3 of 3"] * 4
     said = str(knee_table.shown["knee (in flight)"].iloc[0])
     assert re.fullmatch(r"6\d\.\d \[\d+\.\d, \d+\.\d\]", said)
-    costs = saturation.cost_table(PARTS["cap"])
+    costs = saturation_tables.cost_table(PARTS["cap"])
     assert set(costs.shown["levels"]) == {"64 → 256"} and len(costs.shown) == 4 * 3
-    table = saturation.limit_table(PARTS["cap"])
+    table = saturation_tables.limit_table(PARTS["cap"])
     assert set(table.shown["ends the rise"]) == {"batch limit"}
-    assert "no valid window" in set(saturation.knee_table(PARTS["all void"]).shown.iloc[0])
+    assert "no valid window" in set(saturation_tables.knee_table(PARTS["all void"]).shown.iloc[0])
 
 
 @pytest.mark.parametrize("case", ["few levels", "not measured"])

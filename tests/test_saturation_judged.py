@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from test_saturation import GQA, NOISE, PARTS, linear, part, with_gauges
 
-from study.chapters import saturation, saturation_estimates
+from study.chapters import saturation, saturation_estimates, saturation_tables
 from study.chapters.saturation_estimates import knees, limits
 from study.sentences import Values
 
@@ -120,7 +120,7 @@ def test_without_an_interval_a_limit_is_only_consistent() -> None:
     alone, sure = PARTS["one launch"], PARTS["cap"]
     assert saturation.reasons(alone, Values()).count(": consistent with **batch limit**.") == 4
     assert "only consistent with: batch limit on 4." in saturation.lead(alone, Values())
-    shown = saturation.limit_table(alone).shown
+    shown = saturation_tables.limit_table(alone).shown
     assert set(shown["ends the rise"]) == {"consistent with batch limit"}
     said = saturation.reasons(sure, Values()) + saturation.lead(sure, Values())
     assert "consistent" not in said
@@ -138,7 +138,7 @@ def test_a_batch_that_is_full_by_construction_is_not_given_as_evidence() -> None
     above = part(levels=(1, 4, 8, 16, 32, 91, 128, 256))
     assert set(limits(above)["at_level"]) == {91}
     assert saturation.reasons(above, Values()).count("every further request waits.") == 4
-    shown = saturation.limit_table(one).shown
+    shown = saturation_tables.limit_table(one).shown
     assert "running" not in shown and set(shown["level minus waiting, at most the batch"]) == {
         "64.0"
     }
@@ -168,7 +168,7 @@ def test_a_curve_that_meets_as_many_windows_as_it_has_parameters_says_nothing() 
     known = knees(few)
     assert set(known["model_of_fit"]) == {"two lines"} and known["misfit"].isna().all()
     assert "exactly as many parameters as windows, so nothing" in saturation.stops(few, Values())
-    shown = set(saturation.knee_table(few).shown["windows off it"])
+    shown = set(saturation_tables.knee_table(few).shown["windows off it"])
     assert shown == {"n/a (exactly as many as parameters)"}
 
 
@@ -181,7 +181,7 @@ def test_a_curve_that_misses_as_many_windows_as_it_has_parameters_says_so() -> N
     told = saturation.stops(few, Values())
     assert told.count("as many parameters as windows, that curve still misses them by at") == 4
     assert "nothing tells" not in told and "so it is rough" not in told
-    shown = saturation.knee_table(few).shown["windows off it"]
+    shown = saturation_tables.knee_table(few).shown["windows off it"]
     assert shown.str.fullmatch(r"at least \d\.\d+ %").all()
     rate = {1: 149, 8: 212, 32: 452, 64: 336}
     loud = part(lambda level: level.map(rate), levels=(1, 8, 32, 64), launches=1)
