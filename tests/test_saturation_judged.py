@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -9,8 +10,13 @@ import pandas as pd
 import pytest
 from test_saturation import GQA, NOISE, PARTS, linear, part, with_gauges
 
-from study.chapters import saturation, saturation_estimates, saturation_tables
-from study.chapters.saturation_estimates import knees, limits
+from study.chapters import (
+    saturation,
+    saturation_estimates,
+    saturation_figures,
+    saturation_tables,
+)
+from study.chapters.saturation_estimates import beyond, knees, limits
 from study.sentences import Values
 
 FULL = part(linear)  # in proportion to the level, although no more can run
@@ -193,3 +199,29 @@ def test_whoever_does_not_wait_runs_though_the_gauge_misses_him() -> None:
     ended = limits(with_gauges(PARTS["cap"], running_mean=57.0, waiting_mean=0.0))
     assert (ended["running"] == ended["at_level"].clip(upper=64)).all()
     assert (ended["running"] + ended["waiting"] == ended["at_level"]).all()
+
+
+def test_what_lies_beyond_a_knee_is_what_the_definition_allows_and_what_was_seen() -> None:
+    """The law with a peak loses half of its throughput, the cap none: one sentence serves both."""
+    for case, pattern in (
+        ("peak", r"was 0\.\d+ to 0\.\d+ times"),
+        ("cap", r"was (0\.9\d+|1\.0\d+)( to (0\.9\d+|1\.0\d+))? times"),
+    ):
+        values = Values()
+        told = saturation.past_knee(PARTS[case], values)
+        assert "gains at most 5 % of its fitted maximum, within the tested levels" in told
+        assert re.search(pattern, told), told
+        rates = beyond(PARTS[case]).query("metric == 'output_tok_s'")["point"]
+        assert values.known["saturation.beyond.least"]["value"] == rates.min()
+        assert values.known["saturation.beyond.most"]["value"] == rates.max()
+    for case in ("linear", "all void"):
+        told = saturation.past_knee(PARTS[case], Values())
+        assert told == "No curve has a knee, so none shows what lies beyond one."
+    told = saturation.past_knee(PARTS["ends at the knee"], Values())
+    assert told.endswith("wait longer or run slower.")
+    assert "answers no more requests a second" not in saturation.CAUTION
+
+
+def test_the_trade_off_promises_no_turn() -> None:
+    caption = saturation_figures.trade_off(PARTS["cap"]).caption
+    assert "beyond it the line should turn right" in caption and "Noise may hide that" in caption

@@ -35,12 +35,11 @@ from study.sentences import Values, least_label, margin, verdict
 from study.style import spelled
 
 CAUTION = (
-    "Beyond its knee a server answers no more requests a second, only each of them later: what "
-    "exceeds it belongs in a queue in front of the server, or on another one. Where the batch "
-    "limit ends the rise, the study set it (`max_num_seqs`): a larger batch may move the knee, as "
-    "far as compute and cache let it. A knee is that of these lengths, this engine and this "
-    "machine, and of the tested levels. These are measured in the order of the search, never in "
-    "random order: a drift of the machine during a launch would look like a part of the curve."
+    "What exceeds a knee belongs in a queue in front of the server, or on another one. Where the "
+    "batch limit ends the rise, the study set it (`max_num_seqs`): a larger batch may move the "
+    "knee, as far as compute and cache let it. A knee is that of these lengths, this engine and "
+    "this machine, and of the tested levels. These are measured in the order of the search, never "
+    "in random order: a drift of the machine during a launch would look like a part of the curve."
 )
 
 
@@ -50,7 +49,7 @@ def summary(part: Part, values: Values) -> list[Shown]:
         Text(f"> {lead(part, values)}"),
         Text(f"**Throughput.**\n\n{stops(part, values)}"),
         Text(f"**Why.**\n\n{reasons(part, values)}"),
-        Text(f"{CAUTION} {method(part, values)}"),
+        Text(f"{past_knee(part, values)} {CAUTION} {method(part, values)}"),
     ]
 
 
@@ -283,6 +282,27 @@ def rule(values: Values) -> str:
         "that nobody waits. A knee more than a step above a batch that was full before, or within "
         f"{near} of that step, is not judged. Where a knee has no interval, its point is held "
         "against the rule, which is then no more than consistent with it."
+    )
+
+
+def past_knee(part: Part, values: Values) -> str:
+    """What a higher level can give by the definition of a knee, and what it gave here."""
+    if not (knees(part)["state"] == REACHED).any():
+        return "No curve has a knee, so none shows what lies beyond one."
+    gain = values.percent("saturation.gain", 1 - knee.SHARE)
+    text = (
+        f"Beyond its knee a server gains at most {gain} of its fitted maximum, within the tested "
+        "levels, while requests wait longer or run slower."
+    )
+    past = beyond(part)
+    rates = past.loc[(past["metric"] == HEADLINE) & (past["n"] > 0), "point"]
+    if rates.empty:
+        return text
+    ends = {"least": rates.min(), "most": rates.max()}
+    said = dict.fromkeys(values.number(f"saturation.beyond.{end}", n) for end, n in ends.items())
+    return (
+        f"{text} Here throughput at the highest level was {' to '.join(said)} times that at the "
+        "lowest one at or above the knee."
     )
 
 

@@ -112,7 +112,8 @@ def trade_off(part: Part) -> Drawn:
     if (known["state"] == REACHED).any():
         text += (
             " The diamond is the lowest tested level at or above the knee: beyond it the line "
-            "turns right, or its points fall together where what is added only waits."
+            "should turn right, or its points fall together where what is added only waits. Noise "
+            "may hide that: a step that goes left is no faster pace by more load."
         )
     return Drawn(figure, frame, text)
 

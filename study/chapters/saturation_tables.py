@@ -81,7 +81,8 @@ def cost_table(part: Part) -> Table:
     text = (
         "The highest level against the lowest tested one at or above the knee, of those that most "
         "launches measured, on the same launches. At the knee itself throughput is "
-        f"{knee.SHARE:.0%} of its fitted maximum, so what tells is the price in TTFT and TPOT. "
+        f"{knee.SHARE:.0%} of its fitted maximum, so a higher level can gain little: what tells is "
+        "what it loses, and the price in TTFT and TPOT. "
     )
     paired = data[data["n"] > 0]
     made = f"Intervals: {interval_words(paired, 'blocks')}."
