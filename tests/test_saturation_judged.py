@@ -63,6 +63,9 @@ def test_a_knee_that_is_not_judged_leaves_no_interval() -> None:
     known = knees(FASTER)
     assert set(known["n"]) == {3} and known[["low", "high"]].isna().all(axis=None)
     assert saturation.method(FASTER, Values()).startswith("No knee has an interval")
+    shown = saturation_tables.knee_table(FASTER).shown
+    assert set(shown["knee (in flight)"]) == {"cannot judge"}
+    assert set(shown["launches at their knee"]) == {"n/a"}
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ def _knee_cells(row: Any) -> dict[str, object]:
         "model": spelled(row.model),
         "workload": row.workload,
         "knee (in flight)": interval(row.point, row.low, row.high) if has_knee else row.state,
-        "launches at their knee": f"{row.n} of {row.launches}",
+        "launches at their knee": f"{row.n} of {row.launches}" if has_knee else "n/a",
         "maximum (tok/s)": number(row.maximum_tok_s),
         "at the knee (tok/s a request)": number(row.knee_tok_s / row.point),
         "levels": row.levels,
