@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -27,8 +28,10 @@ from study.chapters.saturation_panels import (
     knee_words,
     legend_of,
     levels_x,
+    name_levels,
     path,
     said_above,
+    true_words,
 )
 from study.estimates import LIMITS, METRICS, Metric, rows_of
 from study.figures import curves, estimate_caption, log_y, small_multiples, titles
@@ -61,7 +64,7 @@ def throughput(part: Part) -> Drawn:
             said_above(axis, known[known["workload"] == workload], heading)
         legend_of(figure, frame, known, marked=True)
     text = f"Output tokens per second in the steady part. {estimate_caption(frame)}"
-    text += f"{fit_words(known)} {knee_words(known)}{chosen_words(frame)}{roof}"
+    text += f"{true_words(frame)}{fit_words(known)} {knee_words(known)}{chosen_words(frame)}{roof}"
     return Drawn(figure, frame, text)
 
 
@@ -94,15 +97,17 @@ def trade_off(part: Part) -> Drawn:
     with look():
         figure, axes = panels(1, len(workloads), 4.0)
         for axis, workload in zip(axes[0], workloads, strict=True):
-            for row in rows_of(known[known["workload"] == workload]):
-                here = frame[(frame["arm"] == row.arm) & (frame["workload"] == workload)]
-                path(axis, here.sort_values("level"), row)
+            for here, row in _paths(frame, known, workload):
+                path(axis, here, row)
             log_axis(axis, *log_limits(*(frame[f"y_{side}"] for side in LIMITS)))
             log_axis(axis, x_ms.min() / 1.25, x_ms.max() * 1.35, along="x")
             axis.set_xlabel("TPOT, median (ms)")
             axis.set_title(title[workload])
         axes[0][0].set_ylabel("Output throughput (tok/s)")
         legend_of(figure, frame, known, lines=False, marked=True)
+        figure.draw_without_rendering()  # panels have their places: room can be looked for
+        for axis, workload in zip(axes[0], workloads, strict=True):
+            name_levels(axis, _paths(frame, known, workload), figure.dpi)
     text = (
         "Throughput of all requests together against the pace of each, joined in the order of "
         "levels; numbers are levels. Up is more work done by the server, left is a faster pace "
@@ -154,6 +159,15 @@ def _pairs(part: Part, metrics: tuple[str, str]) -> pd.DataFrame:
     return y.merge(x, on=keys).sort_values("workload", key=lambda names: names.map(order.index))
 
 
+def _paths(
+    frame: pd.DataFrame, known: pd.DataFrame, workload: str
+) -> list[tuple[pd.DataFrame, Any]]:
+    """The points of each curve on a workload in the order of levels, and its row of `known`."""
+    here = frame[frame["workload"] == workload].sort_values("level")
+    rows = rows_of(known[known["workload"] == workload])
+    return [(here[here["arm"] == row.arm], row) for row in rows if (here["arm"] == row.arm).any()]
+
+
 # --- panels ---------------------------------------------------------------------------------------
 
 Prepare = Callable[[Axes, pd.DataFrame, Metric], None]
@@ -185,5 +199,6 @@ def _against_level(
         }
         figure, _ = small_multiples(labels, titles(part.found, frame), panel_in, draw)
         legend_of(figure, frame, known)
-    text = f"{said}. {estimate_caption(frame)} {knee_words(known)}{chosen_words(frame)}"
+    text = f"{said}. {estimate_caption(frame)}{true_words(frame)} {knee_words(known)}"
+    text += chosen_words(frame)
     return Drawn(figure, frame, text)

@@ -6,6 +6,8 @@ thin grey line is max_num_seqs, the batch that the engine may run at most.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,10 +15,13 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 
 from study import figures, knee
+from study.beside import BOUND
 from study.chapters.saturation_estimates import CACHE_FULL, CANNOT_JUDGE, NOT_REACHED, REACHED
 from study.estimates import Metric, rows_of
+from study.interval import Floats
 from study.style import (
     INK,
     MUTED,
@@ -29,9 +34,11 @@ from study.style import (
 )
 from study.tables import interval
 
-TOGETHER = 0.15  # labels of points nearer than this share would cover each other
+TOGETHER = 0.04  # points nearer than this share are one to the eye, so they share a label
 APART = 1.9  # ticks nearer than this factor would run into each other
 LINE_PT = 12.0
+LETTER_PT, LABEL_PT = 5.0, 8.0  # a digit of a label is about so wide, and a label so high
+CLEAR_PT = 5.0  # from the middle of a line or a point to the nearest label
 LIMIT_LINE: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "zorder": 1}
 KNEE_LINE: dict[str, Any] = {"linewidth": 1.4, "linestyle": (0, (1, 1.4)), "zorder": 1.5}
 KNEE_MARK: dict[str, Any] = {"marker": "D", "markersize": 9, "markeredgecolor": PAPER}
@@ -86,24 +93,72 @@ def said_above(axis: Axes, known: pd.DataFrame, title: str) -> None:
 
 
 def path(axis: Axes, frame: pd.DataFrame, row: Any) -> None:
-    """Throughput over TPOT in the order of levels; the first, the last and the knee's are named."""
-    if frame.empty:
-        return
+    """Throughput over TPOT in the order of levels, with the knee's level marked."""
     style = style_of(row)
     x, y = frame["x_point"] * 1e3, frame["y_point"]
     axis.plot(x, y, zorder=3, **style)
     at_knee = frame["level"] == row.at_level
     axis.plot(x[at_knee], y[at_knee], ls="", color=style["color"], zorder=4, **KNEE_MARK)
-    named = frame[at_knee | frame["level"].isin([frame["level"].min(), frame["level"].max()])]
-    for (along, up), levels in _places(named).items():
-        axis.annotate(
-            ", ".join(levels),
-            (along * 1e3, up),
-            xytext=(7, 6 if row.attention == "gqa" else -12),  # so that two families' do not meet
-            textcoords="offset points",
-            color=style["color"],
-            size=8.5,
-        )
+
+
+def name_levels(axis: Axes, paths: Sequence[tuple[pd.DataFrame, Any]], dpi: float) -> None:
+    """The first, the last and the knee's level of each path, where there is room for them.
+
+    The axis must have its place and its limits. Nothing drawn later is made room for.
+    """
+
+    def placed(x_s: ArrayLike, y: ArrayLike) -> Floats:
+        """Points on the page, in pt."""
+        data = np.column_stack([np.multiply(x_s, 1e3), y])
+        return np.asarray(axis.transData.transform(data) * 72 / dpi)
+
+    taken = np.concatenate([_along(placed(one["x_point"], one["y_point"])) for one, _ in paths])
+    (left, bottom), (right, top) = axis.bbox.get_points() * 72 / dpi
+    for frame, row in paths:
+        at_knee = frame["level"] == row.at_level
+        ends = frame["level"].isin([frame["level"].min(), frame["level"].max()])
+        for (x_s, y), levels in _places(frame[at_knee | ends]).items():
+            text, (here,) = ", ".join(levels), placed([x_s], [y])
+            half = np.array([LETTER_PT * len(text), LABEL_PT]) / 2
+            spots = [spot for spot in _spots(half) if (here + spot - half > (left, bottom)).all()]
+            spots = [spot for spot in spots if (here + spot + half < (right, top)).all()]
+            spot = _clearest(here, spots or [half], half, taken)
+            axis.annotate(
+                text,
+                (x_s * 1e3, y),
+                xytext=(spot[0], spot[1]),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                color=style_of(row)["color"],
+                size=8.5,
+            )
+            taken = np.vstack([taken, _along(here + spot + half * [[-1, 0], [1, 0]])])
+
+
+def _along(points: Floats, step_pt: float = 2.0) -> Floats:
+    """Places along the lines between points, none further from the next than a step."""
+    places = [points[:1]]
+    for start, end in pairwise(points):
+        steps = int(np.hypot(*(end - start)) / step_pt) + 1
+        places.append(start + (end - start) * np.linspace(0, 1, steps + 1)[1:, None])
+    return np.concatenate(places)
+
+
+def _spots(half: Floats) -> list[Floats]:
+    """Where the middle of a label may lie beside its point, the nearest first."""
+    angles = np.arange(16) * np.pi / 8 + np.pi / 4  # up and to the right, if nothing is there
+    ways = np.column_stack([np.cos(angles), np.sin(angles)])
+    return [way * (half + reach) for reach in (6, 10, 15, 21) for way in ways]
+
+
+def _clearest(here: Floats, spots: Sequence[Floats], half: Floats, taken: Floats) -> Floats:
+    """The first spot whose label is clear of all that is taken, or the one that most nearly is."""
+    clear = []
+    for spot in spots:
+        beyond = np.maximum(np.abs(taken - here - spot) - half, 0)
+        clear.append(min(float(np.hypot(*beyond.T).min()), CLEAR_PT))
+    return spots[int(np.argmax(clear))]
 
 
 def _places(named: pd.DataFrame) -> dict[tuple[float, float], list[str]]:
@@ -197,3 +252,14 @@ def chosen_words(frame: pd.DataFrame) -> str:
     known = frame[(frame["kind"] == "estimate") & (frame["n"] > 0)]
     differ = known.groupby(["arm", "workload"])["n"].nunique() > 1
     return " Launches choose their levels, so n differs between points." if differ.any() else ""
+
+
+def true_words(frame: pd.DataFrame) -> str:
+    """What stands at its true level, where points of several curves are moved apart."""
+    points = frame[frame["kind"].isin(["estimate", "void window"])]
+    kinds = {"fit": "fitted lines", "knee": "knees", BOUND: "bounds"}
+    true = [said for kind, said in kinds.items() if (frame["kind"] == kind).any()]
+    if points["arm"].nunique() < 2 or not true:
+        return ""
+    what = " and ".join([", ".join(true[:-1]), true[-1]] if true[1:] else true)
+    return f" {what.capitalize()} stand at the true level, beside points that are moved apart."
