@@ -177,6 +177,33 @@ def test_who_has_the_host_besides_is_named(stolen_s: float, words: str) -> None:
     assert judged.text.startswith("Others kept 0.95 of 16 cores busy") and words in judged.text
 
 
+@pytest.mark.parametrize(
+    ("growth", "text"),
+    [
+        (
+            {"busy_s": 41.04, "steal_s": 1.03, "quota_throttled_s": 0.0},
+            "Others kept 0.104 of 2 cores busy (0.103 by other virtual machines on this host); at "
+            "most 0.1 may be. Beside that, not throttled: container; a change",
+        ),
+        (
+            {"quota_throttled_s": 0.1004},
+            "A CPU limit of the container took 1.004% of the time; 1% may be. Beside that, others "
+            "kept 0.00 of 2 cores busy; a change",
+        ),
+        (
+            {"busy_s": 45.0, "heat_throttles": 1.0},
+            "Others kept 0.50 of 2 cores busy; at most 0.1 may be; cores were throttled for their "
+            "heat.",
+        ),
+    ],
+)
+def test_what_voids_comes_first_and_is_seen_to_pass_its_limit(
+    growth: dict[str, float], text: str
+) -> None:
+    judged = machine_quiet(on(looks(**growth).assign(cores=2)))
+    assert judged.verdict == "fail" and judged.text.startswith(text)
+
+
 def test_time_stolen_is_others_work_even_where_a_guest_counts_it_as_its_own() -> None:
     judged = machine_quiet(on(looks(busy_s=40.0, own_s=41.0, steal_s=9.0)))
     assert judged.verdict == "fail" and judged.text.startswith("Others kept 0.90 of 16 cores busy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -30,17 +31,36 @@ def machine_quiet(seen: WindowEvidence) -> Judgement:
     # A stolen core is never the study's, but a guest may count that time to its processes too.
     foreign = max(0.0, (grown(looks, "busy_s") - grown(looks, "own_s")) / span_s, stolen)
     most = min(FOREIGN_SHARE * float(looks["cores"].iloc[0]), FOREIGN_CORES)
-    said = f"Others kept {foreign:.2f} of {looks['cores'].iloc[0]:g} cores busy"
+    said = f"others kept {_shown(foreign, most)} of {looks['cores'].iloc[0]:g} cores busy"
     if stolen >= TOLD_CORES:
-        said += f" ({stolen:.2f} by other virtual machines on this host)"
-    throttled, unknown = _throttled(looks, span_s), _unknown(looks)
-    verdict: Verdict = "cannot judge" if unknown else "pass"
-    if foreign > most or throttled:
-        verdict = "fail"
-    found = throttled or [*_unthrottled(looks), *unknown]
-    text = "; ".join([said, *found, *_unseen(looks), *_waits(looks, span_s)])
+        said += f" ({_shown(stolen, most)} by other virtual machines on this host)"
+    wrong, unknown = _throttled(looks, span_s), _unknown(looks)
+    beside = [*([] if wrong else _unthrottled(looks)), *unknown, *_unseen(looks)]
+    beside += _waits(looks, span_s)
+    if foreign > most:
+        wrong = [f"{said}; at most {most:.2g} may be", *wrong]
+    else:
+        beside = [said, *beside]
+    verdict: Verdict = "fail" if wrong else "cannot judge" if unknown else "pass"
     limit = f"at most {most:.2g} cores busy for others, nothing throttled"
-    return Judgement("machine_quiet", "window", verdict, foreign, limit, f"{text}.")
+    return Judgement("machine_quiet", "window", verdict, foreign, limit, _told(wrong, beside))
+
+
+def _told(wrong: Sequence[str], beside: Sequence[str]) -> str:
+    """What voids the window comes first, alone; what was seen besides does not."""
+    said = ["; ".join(beside)] if beside else []
+    if wrong:
+        said = ["; ".join(wrong), *(f"beside that, {text}" for text in said)]
+    return " ".join(f"{text[0].upper()}{text[1:]}." for text in said)
+
+
+def _shown(value: float, limit: float, digits: int = 2) -> str:
+    """With so many decimals, or as many more as show on which side of its limit it lies."""
+    for more in range(6):
+        text = f"{value:.{digits + more}f}"
+        if (float(text) > limit) == (value > limit):
+            break
+    return text
 
 
 def grown(looks: pd.DataFrame, column: str) -> float:
@@ -50,9 +70,11 @@ def grown(looks: pd.DataFrame, column: str) -> float:
 
 def _throttled(looks: pd.DataFrame, span_s: float) -> list[str]:
     quota = grown(looks, "quota_throttled_s") / span_s
+    taken = _shown(100 * quota, 100 * QUOTA_SHARE, 1)
+    held = f"a CPU limit of the container took {taken}% of the time; {QUOTA_SHARE:.0%} may be"
     checks = (
         (grown(looks, "heat_throttles") > 0, "cores were throttled for their heat"),
-        (quota > QUOTA_SHARE, f"a CPU limit of the container took {quota:.1%} of the time"),
+        (quota > QUOTA_SHARE, held),
         (looks["gpu_throttled"].max() > 0, "a GPU was throttled"),
     )
     return [text for wrong, text in checks if wrong]
