@@ -235,6 +235,50 @@ def test_a_void_window_enters_no_comparison_of_instruments() -> None:
         assert ("no valid window" in said) == (left == 0)
 
 
+def refused(seen: Part, files: Collection[int]) -> Part:
+    """The same, but of these files of the second instrument the referee said void."""
+    told = seen.seconds.files
+    verdicts = told["verdict"].mask(told.index.isin(list(files)), "void")
+    return replace(seen, seconds=replace(seen.seconds, files=told.assign(verdict=verdicts)))
+
+
+@pytest.mark.parametrize("void", [range(1), range(6)])
+def test_a_void_file_of_the_second_instrument_enters_no_comparison(void: range) -> None:
+    seen = refused(part(3), void)
+    left = 6 - len(void)
+    frame = instrument_estimates.agreement(seen).set_index("comparison")
+    theirs = frame.index.str.contains("bench")
+    assert set(frame.loc[theirs, "n"]) == {left} and theirs.sum() == len(COMPARISONS) - 2
+    assert set(frame.loc[~theirs, "n"]) == {6}  # the engine beside us needs no other file
+    assert frame.loc[theirs, "point"].isna().all() == (left == 0)
+    shown = instrument_tables.agreement(seen).shown
+    assert (shown["ratio"] == "void").sum() == (theirs.sum() if not left else 0)
+    drawn = instrument_figures.agreement(seen)
+    of = drawn.frame[drawn.frame["comparison"].str.contains("bench")]
+    assert (of["verdict"] == "void").sum() == len(void) * theirs.sum()
+    assert "whose file the referee found void" in drawn.caption and "n = 0" not in drawn.caption
+    assert drawn.figure is not None
+    assert drawn.figure.legends[0].get_texts()[-1].get_text() == "void"  # not only windows are
+    assert "rests on a void one is in no mean" in instrument_sentences.second(seen, Values())
+
+
+@pytest.mark.parametrize(
+    ("void", "words"),
+    [
+        ([], "level full / client* (`short`, level 4): **1.01"),
+        ([0], "; the referee judged 1 of its 4 files void."),
+        (range(4), "`vllm bench serve`: no valid ratio; the referee judged 4 of its 4 files void."),
+    ],
+)
+def test_the_summary_says_whether_others_agree(void: Collection[int], words: str) -> None:
+    seen, values = refused(part(2), void), Values()
+    text = all_text(instrument.summary(seen, values))
+    assert words in text and "**Others.**" in text
+    assert "*Output tokens: engine / client* (`short`, level 4): **1.00" in text
+    assert "*TTFT, mean: engine / client* (`short`, level 4): **1.0" in text
+    assert values.known["instrument.agreement.engine_ttft.short.4"]["n"] == 4
+
+
 def test_without_the_second_instrument_its_own_words_are_said() -> None:
     seen = part(2)
     missing = second_files(seen.launches, "not applicable")

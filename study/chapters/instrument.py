@@ -10,10 +10,11 @@ from study.sentences import Values
 
 
 def summary(part: Part, values: Values) -> list[Shown]:
-    """Calibration, agreement, and the same arm twice."""
+    """Calibration, agreement with other instruments, and the same arm twice."""
     said = {
         "The client": sentences.client(part, values),
         "Headroom": sentences.headroom(part, values),
+        "Others": sentences.others(part, values),
         "Noise floor": sentences.noise_floor(part, values),
     }
     return [

@@ -26,6 +26,7 @@ TWIN = ("model", "treatment", "baseline", "workload", "level", "metric")
 # What the null server's clock says of the client, and what a window's numbers are held against.
 ADDED = {"ttft": "TTFT", "itl": "ITL"}
 MEASURED = {"ttft": "ttft_added", "itl": "itl_error"}
+SECOND = ("bench_", "engine_bench_")  # comparisons that rest on the second instrument's file
 
 
 def twins(launches: Sequence[Launch]) -> list[tuple[str, str, str]]:
@@ -142,17 +143,22 @@ def allowed_per_s(part: Part) -> float:
 
 
 def instruments(part: Part) -> pd.DataFrame:
-    """The ratios of `study.agreement.Seconds`, each with the `verdict` of its own window."""
+    """The ratios of `study.agreement.Seconds`, each with a `verdict`: that of its window, or void
+    where it rests on a file of the second instrument that the referee found void."""
     ratios, keys = part.seconds.ratios, ["launch", "workload", "level", "again"]
     if ratios.empty or part.found.windows.empty:
         return ratios.assign(verdict="void")
-    return ratios.merge(part.found.windows[[*keys, "verdict"]], on=keys, how="left")
+    of_files = part.seconds.files[[*keys, "verdict"]].rename(columns={"verdict": "of_file"})
+    seen = ratios.merge(part.found.windows[[*keys, "verdict"]], on=keys, how="left")
+    seen = seen.merge(of_files, on=keys, how="left")
+    void = seen["comparison"].str.startswith(SECOND) & (seen["of_file"] == "void")
+    return seen.assign(verdict=seen["verdict"].mask(void, "void")).drop(columns="of_file")
 
 
 def agreement(part: Part) -> pd.DataFrame:
     """Ratios of instruments over launches: a row per comparison, workload and level.
 
-    Columns: comparison, workload, level, and an interval over launches with a valid window (one
+    Columns: comparison, workload, level, and an interval over launches with valid ratios (one
     launch: no interval; none: no point).
     """
     by = ["comparison", "workload", "level"]

@@ -220,18 +220,23 @@ def _cell_entries(
         for (workload, level), colour in zip(cells, colours, strict=True)
     ]
     small = Line2D([], [], color=MUTED, alpha=0.6, ms=3.5, label="one launch", **dot)
-    return [*entries, small, *([void_entry()] if hollow else [])]
+    void = void_entry()
+    void.set_label("void")  # a window, or a file of the second instrument
+    return [*entries, small, *([void] if hollow else [])]
 
 
 def _agreement_caption(means: pd.DataFrame) -> str:
-    return (
+    known = means[means["n"] > 0]
+    text = (
         "What one instrument says over what another says, inside one launch. Engine: its own "
         "counters over the same requests. Bench: `vllm bench serve`, the same load once more with "
         "other prompts; level full: from when its level was first in flight until its last request "
-        "was sent, as the study's referee reads its file. Dots: geometric mean over launches, of "
-        "valid windows only (void ones are hollow, and in no mean); "
-        f"bars: {interval_words(means)}. An arrow marks a bar that leaves the axis."
+        "was sent, as the study's referee reads its file. Dots: geometric mean over launches. Void "
+        "ones are hollow, and in no mean: those of a void window, and all of bench whose file the "
+        "referee found void"
     )
+    bars = f"; bars: {interval_words(known)}" if len(known) else ""
+    return f"{text}{bars}. An arrow marks a bar that leaves the axis."
 
 
 # --- the same arm twice ---------------------------------------------------------------------------

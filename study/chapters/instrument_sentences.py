@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from study.chapters.instrument_tables import NO_SECOND
 from study.estimates import METRICS, of_metrics, rows_of
 from study.gates.headroom import GATE, RATE_FACTOR
 from study.nullloads import GRID
+from study.second import TOOL
 from study.sentences import Values
 
 ENGINE_CLOCK = (
@@ -24,6 +26,7 @@ ENGINE_CLOCK = (
     "before the answer goes back through it; the client's holds both ways."
 )
 ONE_BLOCK = "one block carries no interval, and no test"
+NO_VALID = "There is no valid window to compare them on."
 
 
 def client(part: Part, values: Values) -> str:
@@ -96,25 +99,55 @@ def second(part: Part, values: Values) -> str:
     return "\n".join([*said, *_reasons(part, values)])
 
 
+def others(part: Part, values: Values) -> str:
+    """In short: do the engine's counters and the second instrument agree with the client?"""
+    files, means = part.seconds.files, instrument.agreement(part)
+    if files.empty:
+        return NO_SECOND
+    known = means[means["n"] > 0]
+    engine = _farthest(part, known, ("engine_tokens", "engine_ttft"), values)
+    theirs = _farthest(part, known, ("bench_rate_full", "bench_ttft_full"), values)
+    told = f"The engine's own counters: {engine}. {ENGINE_CLOCK}" if engine else NO_VALID
+    measured, void = (
+        int((files[column] == name).sum())
+        for column, name in (("outcome", "measured"), ("verdict", "void"))
+    )
+    if not measured:
+        return f"{told} The second instrument measured no window."
+    key = f"{part.name}.second"
+    of, n = values.count(f"{key}.files", measured), values.count(f"{key}.void", void)
+    refused = f"the referee judged {n} of its {of} files void" if void else ""
+    return f"{told} `{TOOL}`: {'; '.join(filter(None, [theirs or 'no valid ratio', refused]))}."
+
+
+def _farthest(part: Part, means: pd.DataFrame, names: Sequence[str], values: Values) -> str:
+    """Of each of these comparisons the mean that lies farthest from one."""
+    said = []
+    for name in names:
+        rows = means[means["comparison"] == name]
+        if len(rows):
+            far = np.log(rows["point"]).abs().idxmax()
+            said.append(_mean(part, rows.loc[far], values))
+    return ", ".join(said)
+
+
+def _mean(part: Part, row: Any, values: Values) -> str:
+    """A mean ratio of instruments, and where it was taken."""
+    key = f"{part.name}.agreement.{row['comparison']}.{row['workload']}.{row['level']}"
+    level = values.count(f"{key}.level", row["level"])
+    place = f"`{row['workload']}`, level {level}"
+    return f"*{COMPARISONS[row['comparison']]}* ({place}): **{values.interval(key, row)}**"
+
+
 def _ends_apart(part: Part, values: Values) -> str:
     """Of all comparisons, the one nearest to agreement and the one farthest from it."""
     means = instrument.agreement(part)
     known = means[means["n"] > 0]
     if known.empty:
-        return "There is no valid window to compare them on."
+        return NO_VALID
     order = np.log(known["point"]).abs().sort_values().index
-    ends = {
-        "Nearest to agreement is": known.loc[order[0]],
-        "farthest from it": known.loc[order[-1]],
-    }
-    said = []
-    for words, row in ends.items():
-        key = f"{part.name}.agreement.{row['comparison']}.{row['workload']}.{row['level']}"
-        level = values.count(f"{key}.level", row["level"])
-        place = f"`{row['workload']}`, level {level}"
-        what = COMPARISONS[row["comparison"]]
-        said.append(f"{words} *{what}* ({place}): **{values.interval(key, row)}**")
-    return f"{', '.join(said)}."
+    nearest, farthest = (_mean(part, known.loc[order[at]], values) for at in (0, -1))
+    return f"Nearest to agreement is {nearest}, farthest from it {farthest}."
 
 
 def _outcomes(part: Part, values: Values) -> str:
@@ -131,7 +164,11 @@ def _outcomes(part: Part, values: Values) -> str:
     text = f"The second instrument, window by window: {', '.join(ended)}."
     why = dict.fromkeys(files.loc[files["reason"] != "", "reason"])
     text += "".join(f" `{values.label(f'{key}.reason.{at}', one)}`." for at, one in enumerate(why))
-    return text + (f" The referee's verdict of its files: {', '.join(judged)}." if judged else "")
+    if judged:
+        text += f" The referee's verdict of its files: {', '.join(judged)}."
+    if (measured["verdict"] == "void").any():
+        text += " A ratio that rests on a void one is in no mean."
+    return text
 
 
 def _reasons(part: Part, values: Values) -> list[str]:

@@ -103,12 +103,18 @@ def agreement(part: Part) -> Table:
             "comparison": data["comparison"].map(COMPARISONS),
             "workload": data["workload"],
             "level": data["level"],
-            "ratio": [interval(row.point, row.low, row.high) for row in rows_of(data)],
+            "ratio": [
+                interval(row.point, row.low, row.high) if row.n else "void" for row in rows_of(data)
+            ],
             "launches": data["n"],
         }
     )
-    text = "Geometric means over launches of ratios inside one launch. "
-    text += f"Intervals: {interval_words(data)}."
+    text = (
+        "Geometric means over launches of ratios inside one launch; void: no launch has a valid "
+        "window and, where it counts, a valid file of the second instrument."
+    )
+    known = data[data["n"] > 0]
+    text += f" Intervals: {interval_words(known)}." if len(known) else ""
     return Table(shown, data, text)
 
 
