@@ -116,7 +116,8 @@ def first(study: Study) -> str:
     if not machine["gpus"]:
         text += "Its speeds are those of small made-up models on a CPU: choose no server by them. "
     text += belief.verdicts(belief.together(study.own), study.values)
-    floors = (instrument_sentences.floor(one, study.values) for one in study.told_in(INSTRUMENT))
+    tests = study.told_in(INSTRUMENT)
+    floors = (instrument_sentences.floor(one, study.values, study.own) for one in tests)
     return " ".join([text, *filter(None, floors)])
 
 
@@ -212,8 +213,8 @@ def published(study: Study) -> list[Shown]:
 def confounds(study: Study) -> list[Shown]:
     """What could not be controlled."""
     shown: list[Shown] = []
-    tests = study.told_in(INSTRUMENT)
-    floor = " ".join(filter(None, (instrument_sentences.apart(one, study.values) for one in tests)))
+    tests, yardsticks = study.told_in(INSTRUMENT), instrument_sentences.yardsticks
+    floor = " ".join(yardsticks(one, study.values, study.own) for one in tests)
     for part in study.own:
         table = ledgers.confounds(part.found, part.launches, floor)
         shown += [_title(part), table.keep(f"{part.notebook}-confounds")]

@@ -11,6 +11,7 @@ import pandas as pd
 
 from study import stats
 from study.agreement import COMPARISONS
+from study.alike import alike
 from study.chapter import Part
 from study.chapters import instrument_estimates as instrument
 from study.chapters.instrument_figures import NO_CALIBRATION
@@ -20,6 +21,7 @@ from study.gates.headroom import GATE, RATE_FACTOR
 from study.nullloads import GRID
 from study.second import TOOL
 from study.sentences import Values
+from study.style import spelled
 
 ENGINE_CLOCK = (
     "The engine's clock of TTFT starts when a request has come through the API server, and stops "
@@ -217,18 +219,57 @@ def twins(part: Part, values: Values) -> str:
     )
 
 
-def floor(part: Part, values: Values) -> str:
-    """What every ratio of throughputs must be seen beside; empty where no block tells it."""
+def floor(part: Part, values: Values, parts: Sequence[Part] = ()) -> str:
+    """What every ratio of throughputs must be seen beside; empty where nothing tells it.
+
+    `parts`: all of the study, for what the same server gave in other chapters.
+    """
     said, row = apart(part, values), _throughput_floor(part)
-    if not said:
-        return ""
-    if math.isnan(row.spread):
+    wide, one_pair = across(part, values, parts), bool(said) and math.isnan(row.spread)
+    if one_pair and not wide:
         return (
             f"{said.removesuffix('.')}: a ratio without an interval that lies nearer to one is not "
             "told from chance, and as this is one pair, one that lies further away may not be "
             "either."
         )
-    return f"{said.removesuffix('.')}: an interval holds that, a ratio without one does not."
+    if said and not one_pair:
+        said = f"{said.removesuffix('.')}: an interval holds that, a ratio without one does not."
+    if not wide:
+        return said
+    pair = (row.farthest - 1 if one_pair else row.spread) if said else 0.0
+    largest = max(float(alike(parts)["ratio"].max()) - 1, pair)
+    nearer = values.percent(f"{part.name}.across.largest", largest)
+    return " ".join(filter(None, [said, wide])) + (
+        f" A ratio without an interval that lies nearer to one than {nearer}"
+        f"{', the larger of the two,' if said else ''} is not told from chance, and one that lies "
+        "further away may not be either."
+    )
+
+
+def across(part: Part, values: Values, parts: Sequence[Part]) -> str:
+    """What the same server gave in several chapters; empty where fewer than two have it."""
+    known = alike(parts)
+    if known.empty:
+        return ""
+    key, row = f"{part.name}.across", next(rows_of(known))
+    model = values.label(f"{key}.model", spelled(row.model))
+    workload = values.label(f"{key}.workload", row.workload)
+    least, most = (values.number(f"{key}.{end}", getattr(row, end)) for end in ("least", "most"))
+    layers, level, launches, chapters = (
+        values.count(f"{key}.{what}", getattr(row, what))
+        for what in ("layers", "level", "launches", "chapters")
+    )
+    flags = f"differ in {row.differ} alone" if row.differ else "are the same"
+    return (
+        f"The same model ({model}, {layers} layers) at `{workload}`, {level} in flight, gave "
+        f"{least} to {most} tok/s in {launches} launches of {chapters} chapters, "
+        f"{values.percent(f'{key}.apart', row.ratio - 1)} apart; their flags {flags}."
+    )
+
+
+def yardsticks(part: Part, values: Values, parts: Sequence[Part]) -> str:
+    """What is noise, by twins and by other chapters; empty where neither tells it."""
+    return " ".join(filter(None, (apart(part, values), across(part, values, parts))))
 
 
 def apart(part: Part, values: Values) -> str:
