@@ -13,10 +13,12 @@ from study.errors import StudyError
 from study.gates.judgement import Judgement
 from study.hardware import Hardware
 from study.models import Model
+from study.style import spelled
 
 FORMAT = "bf16"  # of the weights that the study makes
 # A bound that lies further away says nothing of the server: something else limits it.
 APPROACHABLE = 0.1
+HIDDEN = 0.05  # bounds that differ by less look like one line
 # Bandwidth is itself measured, best of several; two readings of it differ by some per cent.
 SLACK = 0.05
 BOUND = "bound"  # the kind of a row that holds one
@@ -124,16 +126,50 @@ def in_words(seen: pd.DataFrame, hardware: Hardware | None) -> str:
     if valid.empty:
         return ""
     measured = pace(valid, hardware)
-    if not approached(seen).empty:
+    near = approached(seen)
+    if not near.empty:
         return (
-            " Dash-dotted: the bound of memory and arithmetic, from what a step must read and "
-            f"compute ({measured}, as measured here)."
+            f" Dash-dotted: the bound of memory and arithmetic for {_names(near)}"
+            f"{' (in places on each other)' if _coincide(near) else ''}, from "
+            f"what a step must read and compute ({measured}, as measured here).{_far(valid, near)}"
         )
     return (
         f" The bound of memory and arithmetic ({measured}, as measured here) is not drawn: it "
         f"lies at least {1 / valid['share'].max():.3g} times above. What limits such small models "
         "is the engine."
     )
+
+
+def undrawn(found: pd.DataFrame) -> str:
+    """What a figure of throughput without bounds says of them: how near to one its windows come."""
+    seen = windows(found, machine.measured())
+    known = seen[(seen["verdict"] == "valid") & seen["share"].notna()]
+    if known.empty:
+        return ""
+    nearest = known.sort_values("share").iloc[-1]
+    return (
+        f" No bound is drawn: `{nearest['arm']}` comes nearest to its own, with "
+        f"{nearest['share']:.1%} of it; the report sets every arm beside its bound."
+    )
+
+
+def _names(seen: pd.DataFrame) -> str:
+    return " and ".join(spelled(str(name)) for name in dict.fromkeys(seen["model"]))
+
+
+def _coincide(near: pd.DataFrame) -> bool:
+    """Whether bounds of several models lie so near to each other that one line hides another."""
+    known = near.drop_duplicates(["model", "workload", "level"]).sort_values("bound_tok_s")
+    steps = known.groupby(["workload", "level"])["bound_tok_s"].pct_change()
+    return bool((steps < HIDDEN).any())
+
+
+def _far(valid: pd.DataFrame, near: pd.DataFrame) -> str:
+    """Whose bound is not drawn, beside those that are."""
+    others = valid[~valid["model"].isin(near["model"])]
+    if others.empty:
+        return ""
+    return f" Not drawn for {_names(others)}: no valid window reaches {APPROACHABLE:.0%} of theirs."
 
 
 def pace(seen: pd.DataFrame, hardware: Hardware) -> str:

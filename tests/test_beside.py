@@ -16,9 +16,9 @@ import stub
 
 from study import beside, bounds, capacity, figures, machine, models, paths, sentences, style
 from study.chapter import Part
-from study.chapters import theory, theory_figures
+from study.chapters import aiter_figures, block_size_figures, theory, theory_figures
 from study.errors import StudyError
-from study.experiments import Architecture, Bound
+from study.experiments import Aiter, Architecture, BlockSize, Bound
 from study.frames import Frames
 from study.hardware import Hardware
 
@@ -161,6 +161,47 @@ def test_latency_has_no_bound_and_an_unmeasured_machine_says_so(
     assert "bandwidth was not measured" in caption and "`70_theory` measures it" in caption
     monkeypatch.setattr(machine, "measured", lambda: reaching(found, 0.5))
     assert "bound" not in set(figures.latency(found).frame["kind"])
+
+
+@pytest.mark.parametrize(("second", "hidden"), [(1020.0, True), (1100.0, False)])
+def test_the_caption_says_whose_bound_is_drawn_and_whose_is_not(
+    second: float, hidden: bool
+) -> None:
+    """One line was seen for two models, and none for the others, under 'the bound'."""
+    models = ["gqa-dense", "gqa-moe", "mla-dense", "mla-moe"]
+    seen = pd.DataFrame(
+        {"arm": models, "model": models, "workload": "short", "level": 4, "verdict": "valid",
+         "share": [0.5, 0.1, 0.09, 0.05], "bound_tok_s": [1000.0, second, 1000.0, 1e4],
+         "bandwidth_gb_s": 30.0}
+    )  # fmt: skip
+    said = beside.in_words(seen, device(30))
+    assert "Dash-dotted: the bound of memory and arithmetic for GQA · dense and GQA · MoE" in said
+    assert ("MoE (in places on each other), from" in said) == hidden
+    assert said.endswith(
+        " Not drawn for MLA · dense and MLA · MoE: no valid window reaches 10% of theirs."
+    )
+    alone = beside.in_words(seen.iloc[:2], device(30))
+    assert "Not drawn" not in alone
+
+
+def test_figures_without_bounds_say_how_near_to_one_they_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    common = {"models": ["gqa-dense"], "launches": 1, "workloads": ["short:128/64"]}
+    sizes = stub.frames(BlockSize.of({**common, "block_sizes": [32, 64]}))
+    switches = stub.frames(Aiter.of({**common, "switches": ["compile"]}))
+    for found, drawn, others in (
+        (sizes, block_size_figures.throughput, block_size_figures.latency),
+        (switches, lambda seen: aiter_figures.by_setting(seen, "output_tok_s"),
+         lambda seen: aiter_figures.by_setting(seen, "ttft_p50_s")),
+    ):  # fmt: skip
+        monkeypatch.setattr(machine, "measured", lambda found=found: reaching(found, 0.2))
+        seen = beside.windows(found.windows, machine.measured())
+        nearest = seen.sort_values("share")["arm"].iloc[-1]
+        words = f"No bound is drawn: `{nearest}` comes nearest to its own, with 20.0% of it;"
+        assert words in drawn(found).caption and "bound" not in others(found).caption
+        monkeypatch.setattr(machine, "measured", lambda: None)
+        assert "bound" not in drawn(found).caption
 
 
 # --- this machine ---------------------------------------------------------------------------------

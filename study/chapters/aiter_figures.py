@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from study import estimates
+from study.beside import undrawn
 from study.chapters import aiter_estimates as switches
 from study.chapters.aiter_estimates import CELL, SWITCH_NAMES, left_out
 from study.estimates import METRICS, rows_of
@@ -181,4 +182,5 @@ def _points_caption(found: Frames, frame: pd.DataFrame, metric: str) -> str:
     void = int((frame["kind"] == "void window").sum())
     text += f"Hollow: void windows ({void}), in no estimate. " if void else ""
     text += "The axis does not begin at zero; an arrow marks a bar that leaves it."
+    text += undrawn(found.windows) if metric == "output_tok_s" else ""
     return text + left_out(found)

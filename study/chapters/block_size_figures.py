@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from study import estimates
+from study.beside import undrawn
 from study.chapters import block_size_estimates as sizes
 from study.estimates import COMPARED, METRICS, rows_of
 from study.figures import (
@@ -135,7 +137,9 @@ def _flag_panel(axis: Axes, frame: pd.DataFrame, column: str) -> None:
 
 def throughput(found: Frames) -> Drawn:
     """Output throughput against the size in force; a row of panels per level."""
-    return _against_size(found, ("output_tok_s",), "Output tokens per second")
+    drawn = _against_size(found, (HEADLINE,), "Output tokens per second")
+    bound = undrawn(found.windows) if drawn.figure else ""
+    return replace(drawn, caption=drawn.caption + bound)
 
 
 def latency(found: Frames) -> Drawn:
