@@ -187,8 +187,9 @@ def curves(
         axis.plot(bound[along], bound["point"] * scale, "-.", color=look_of["color"], linewidth=1.1)
 
 
-def estimate_caption(frame: pd.DataFrame) -> str:
-    """How points and bars were made and how many windows are hollow, from the frame itself."""
+def estimate_caption(frame: pd.DataFrame, by: Sequence[str] = ("arm",)) -> str:
+    """How points and bars were made and how many windows are hollow, from the frame itself; and
+    that curves, one for each of `by`, are moved apart."""
     known = frame[(frame["kind"] == "estimate") & (frame["n"] > 0)]
     text = "No valid window, so no estimate."
     if len(known):
@@ -202,7 +203,13 @@ def estimate_caption(frame: pd.DataFrame) -> str:
         undrawable = windows["point"].isna().sum()
         text += f" Hollow: void windows ({len(windows)}), one point each, in no estimate"
         text += f" ({undrawable} of them gave no value to draw)." if undrawable else "."
-    return text
+    return text + moved(frame[frame["kind"].isin(["estimate", "void window"])], by)
+
+
+def moved(frame: pd.DataFrame, by: Sequence[str]) -> str:
+    """That points do not lie exactly where the axis says, where there are several curves."""
+    several = len(frame[list(by)].drop_duplicates()) > 1
+    return " Points at one place of the axis are moved apart a little." if several else ""
 
 
 def interval_words(rows: pd.DataFrame, unit: str = "launches") -> str:
@@ -291,7 +298,8 @@ def _ratio_caption(frame: pd.DataFrame) -> str:
         f"at 1 is no difference. Bars: {interval_words(known, 'blocks')}. An arrow marks a bar "
         "that leaves the axis."
     )
-    return text + (f" Not drawn: {gaps} cells without a block to compare." if gaps else "")
+    text += f" Not drawn: {gaps} cells without a block to compare." if gaps else ""
+    return text + moved(frame, ["model"])
 
 
 # --- the cost of a layer --------------------------------------------------------------------------
@@ -324,7 +332,7 @@ def layer_cost(found: Frames) -> Drawn:
         f"What one more layer costs: the slope between {first['shallow_layers']} and "
         f"{first['deep_layers']} layers, inside blocks. What does not depend on depth (scheduling, "
         "HTTP, the client) cancels; attention and feed-forward of the layer remain. Bars: "
-        f"{interval_words(frame[frame['n'] > 0], 'blocks')}.",
+        f"{interval_words(frame[frame['n'] > 0], 'blocks')}.{moved(frame, ['model'])}",
     )
 
 

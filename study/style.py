@@ -27,7 +27,13 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 from study import paths
 from study.store import write_atomically
@@ -46,6 +52,8 @@ OUTCOME_COLOUR = {
 }
 SPELLING = {"gqa": "GQA", "mla": "MLA", "moe": "MoE"}
 HOLLOW_FACE = PAPER
+FINE = (1, 1.5, 2, 3, 5, 7)  # labels within a decade of a log axis
+NARROW = 1.5**2  # times; an axis that spans less may hold fewer than two of FINE
 WIDTH_IN = 9.6
 PNG_DPI = 200
 
@@ -188,12 +196,16 @@ def level_axis(axis: Axes, levels: Sequence[int], label: str = "requests in flig
 
 
 def log_axis(axis: Axes, low: float, high: float, along: Literal["x", "y"] = "y") -> None:
-    """A log axis over [low, high], labelled 1, 2, 5 within a decade; finer where it is narrow."""
+    """A log axis over [low, high], labelled 1, 2, 5 within a decade; finer where it is narrow.
+
+    Where it is so narrow that fewer than two of these may be on it, labels are evenly spaced.
+    """
     axis.set(**{f"{along}scale": "log", f"{along}lim": (low, high)})
     ticks = axis.yaxis if along == "y" else axis.xaxis
-    wide, narrow = high / low > 300, high / low < 12
-    within_decade = (1,) if wide else (1, 1.5, 2, 3, 5, 7) if narrow else (1, 2, 5)
-    ticks.set_major_locator(LogLocator(base=10, subs=within_decade))
+    span = high / low
+    within_decade = (1,) if span > 300 else FINE if span < 12 else (1, 2, 5)
+    even = MaxNLocator(nbins=5, steps=[1, 2, 2.5, 5, 10])
+    ticks.set_major_locator(even if span < NARROW else LogLocator(base=10, subs=within_decade))
     ticks.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     ticks.set_minor_locator(NullLocator())
     ticks.set_minor_formatter(NullFormatter())

@@ -124,15 +124,17 @@ def _setting_panel(
 def _arm_dots(
     axis: Axes, frame: pd.DataFrame, place: float, style: dict[str, Any], scale: float
 ) -> None:
+    """Void windows lie below, and larger, so that neither hides the other at one value."""
     blocks = sorted(frame["block"].dropna().unique())
     step = DOTS_WIDE / max(len(blocks) - 1, 1)
-    for kind, look_of in (
-        ("launch", {"marker": "o", "color": style["color"], "alpha": 0.75, "markeredgewidth": 0}),
-        ("void window", hollow_style(style["color"], "o")),
+    dot = {"marker": "o", "color": style["color"], "alpha": 0.75, "markeredgewidth": 0}
+    for kind, size, look_of in (
+        ("void window", 8, hollow_style(style["color"], "o")),
+        ("launch", 5, dot),
     ):
         dots = frame[frame["kind"] == kind]
         x = [place - DOTS_LEFT + step * blocks.index(block) for block in dots["block"]]
-        axis.plot(x, dots["point"] * scale, linestyle="", markersize=5, zorder=3, **look_of)
+        axis.plot(x, dots["point"] * scale, linestyle="", markersize=size, zorder=3, **look_of)
     over = frame[frame["kind"] == "estimate"]
     x = [place + 0.1] * len(over)
     marks = {**style, "linestyle": "", "marker": "_", "markersize": 13, "markeredgewidth": 2}

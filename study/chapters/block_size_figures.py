@@ -19,6 +19,7 @@ from study.figures import (
     estimate_caption,
     interval_words,
     log_y,
+    moved,
     ratio_curves,
     small_multiples,
     titles,
@@ -42,6 +43,7 @@ from study.tables import NOT_REPORTED
 HEADLINE = "output_tok_s"
 FLAG, ENGINE = "as the flag says", "as the engine says"
 IN_FORCE = "KV block size in force (tokens)"
+LINE = ("model", "attention_backend")  # what a line joins
 
 
 # --- what the engine answered ---------------------------------------------------------------------
@@ -157,7 +159,7 @@ def _against_size(found: Frames, metrics: Sequence[str], said: str) -> Drawn:
         figure = _by_size(found, frame, metrics, 2.5)
         arm_legend(figure, frame, hollow=len(hollow) > 0)
     text = f"{said} against the block size in force; estimates are of accepted sizes. "
-    text += estimate_caption(frame)
+    text += estimate_caption(frame, LINE)
     if overridden := int((hollow["outcome"] == "overridden").sum()):
         text += f" {overridden} of the hollow ones are void because the engine ran another size."
     return Drawn(figure, frame, f"{text} {backend_words(frame)}")
@@ -183,6 +185,7 @@ def ratios(found: Frames) -> Drawn:
         f"{interval_words(known, 'blocks')}. An arrow marks a bar that leaves the axis."
     )
     said += f" Not drawn: {gaps} cells without a block to compare." if gaps else ""
+    said += moved(frame, LINE)
     return Drawn(figure, frame, f"{said} {backend_words(frame)}")
 
 
