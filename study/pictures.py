@@ -122,13 +122,17 @@ def _overview_caption(frame: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Window:
-    """The raw material of one window; times on one monotonic clock."""
+    """The raw material of one window; times on one monotonic clock.
+
+    median_s: of the steady parts of all valid windows of its experiment; NaN where not known.
+    """
 
     title: str
     level: int
     requests: pd.DataFrame
     chunks: pd.DataFrame
     samples: pd.DataFrame
+    median_s: float = np.nan
 
     @property
     def steady(self) -> Steady | None:
@@ -136,16 +140,14 @@ class Window:
 
 
 def example(found: Frames, store: Store | None = None) -> Window | None:
-    """A window to explain windows with: valid if any is, at the highest level, the first of these.
+    """A window to explain windows with: of the valid ones the most usual, see `_most_usual`.
 
     None when no window is on disk.
     """
     seen = estimates.windows(found)
     if seen.empty:
         return None
-    order = seen.assign(valid=seen["verdict"] == "valid")
-    order = order.sort_values(["valid", "level"], ascending=False, kind="stable")
-    chosen = order.iloc[0]
+    chosen, median_s = _most_usual(seen)
     best = (store or Store()).best(str(chosen["launch"]))
     for folder in best.windows if best else []:
         plan = orjson.loads((folder / "window.json").read_bytes())["plan"]
@@ -159,8 +161,25 @@ def example(found: Frames, store: Store | None = None) -> Window | None:
             )
             samples = pd.read_parquet(folder / "samples.parquet")
             level = int(chosen["level"])
-            return Window(title, level, recording.requests, recording.chunks, samples)
+            return Window(
+                title, level, recording.requests, recording.chunks, samples, median_s=median_s
+            )
     return None
+
+
+def _most_usual(seen: pd.DataFrame) -> tuple[pd.Series, float]:
+    """The window whose steady part is nearest to the median of the valid ones, and that median (s).
+
+    One with several requests in flight, so that there is a ramp, if there is any; void only where
+    none is valid, and then without a median.
+    """
+    seen = seen.reset_index(drop=True)
+    median_s = float(seen.loc[seen["verdict"] == "valid", "steady_s"].median())
+    for wanted in (seen["verdict"] == "valid", seen["level"] > 1):
+        rows = seen[wanted.reindex(seen.index)]
+        seen = rows if len(rows) else seen
+    order = (seen["steady_s"] - median_s).abs().sort_values(kind="stable").index
+    return seen.loc[order[0]], median_s
 
 
 def timeline(window: Window | None) -> Drawn:
@@ -171,6 +190,8 @@ def timeline(window: Window | None) -> Drawn:
     steady = window.steady
     start_s = float(np.nanmin(floats(window.requests, "sent_s")))
     edges = (steady.start_s - start_s, steady.end_s - start_s)
+    all_s = window.median_s
+    usual = "" if np.isnan(all_s) else f" (median of all valid windows here: {all_s:.1f} s)"
     with look():
         figure, axes = panels(2, 1, 4.6)
         held, rate = axes[0][0], axes[1][0]
@@ -189,8 +210,9 @@ def timeline(window: Window | None) -> Drawn:
         figure,
         frame,
         "One window. Slots join one by one (ramp); when the level is full the steady part "
-        f"begins, and it ends when the first slot has nothing left: here {steady.duration_s:.1f} s"
-        f", {steady.latencies:.1f} median latencies. Only the steady part is measured. The step "
+        "begins, and it ends when the first slot has nothing left: here after "
+        f"{steady.duration_s:.1f} s{usual}, {steady.latencies:.1f} median latencies. Only the "
+        "steady part is measured. The step "
         "line is the client's own count; the dots are what the engine reports (running and "
         "waiting). They prove that the level was there where such samples suffice; elsewhere the "
         "engine's clock of every request does. Below: tokens by the time of "

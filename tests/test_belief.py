@@ -99,6 +99,19 @@ def test_the_bars_show_window_gates_only() -> None:
     assert drawn.frame[["pass", "fail"]].to_numpy()[0].tolist() == [2, 1]
 
 
+@pytest.mark.parametrize(("windows", "narrow"), [(49, False), (990, True)])
+def test_every_part_of_a_bar_has_its_number_or_it_is_said(windows: int, narrow: bool) -> None:
+    """One failure of 49 was drawn without its number, and nothing told why."""
+    seen = found()
+    many = seen.judgements.iloc[[0] * (windows - 1)].assign(gate="warm", verdict="pass")
+    one = seen.judgements.iloc[[0]].assign(gate="warm", verdict="fail")
+    drawn = belief.gates(replace(seen, judgements=pd.concat([many, one], ignore_index=True)))
+    assert drawn.figure is not None
+    numbers = [text.get_text() for text in drawn.figure.axes[0].texts]
+    assert numbers == ([f"{windows - 1}"] if narrow else [f"{windows - 1}", "1"])
+    assert ("too narrow for its number" in drawn.caption) == narrow
+
+
 def test_levels_that_are_one_load_are_named() -> None:
     seen = pd.DataFrame(
         {"arm": "a", "workload": "short", "level": [8, 16, 32], "verdict": "valid",

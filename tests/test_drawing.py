@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from study import figures
+from study import figures, pictures
 from study.chapters import aiter_figures, block_size_figures
 from study.experiments import Aiter, BlockSize
 from study.style import HOLLOW_FACE, log_axis
@@ -63,3 +63,30 @@ def test_points_beside_their_place_are_said_to_be(models: list[str]) -> None:
     captions += [figures.layer_cost(levels).caption, block_size_figures.ratios(sizes).caption]
     captions += [block_size_figures.throughput(sizes).caption]
     assert [words in one for one in captions] == [len(models) > 1] * len(captions)
+
+
+@pytest.mark.parametrize(
+    ("void", "level", "median_s"),
+    [
+        ((), 8, 3.0),
+        ((8,), 4, 2.75),
+        ((2, 4, 8, 16), 1, 3.0),  # none of several requests is valid
+        ((1, 2, 4, 8, 16), 2, np.nan),
+    ],
+)
+def test_the_window_that_is_shown_is_one_as_most_are(
+    void: tuple[int, ...], level: int, median_s: float
+) -> None:
+    """The longest of all was shown, under words that every number came from such a one."""
+    seen = pd.DataFrame({"level": [1, 2, 4, 8, 16], "steady_s": [3.0, 2.4, 2.5, 3.1, 12.5]})
+    seen["verdict"] = seen["level"].isin(void).map({True: "void", False: "valid"})
+    chosen, median = pictures._most_usual(seen)
+    assert chosen["level"] == level
+    assert median == pytest.approx(median_s, nan_ok=True)
+
+
+def test_a_timeline_says_how_usual_its_length_is() -> None:
+    said = "(median of all valid windows here: 2.7 s)"
+    plain = pictures.Window(title="a window", **stub.window_evidence(level=4))
+    assert said in pictures.timeline(replace(plain, median_s=2.7)).caption
+    assert "median of all" not in pictures.timeline(plain).caption

@@ -201,6 +201,7 @@ def test_the_chapter_is_told_whatever_is_there(launches: int, calibrated: bool) 
     text = all_text(shown)
     assert ("40\u202f000" in text) == calibrated
     assert ("Not calibrated" in text) == (not calibrated)
+    assert ("Dotted: 0.3 ms, which every window allows." in text) == calibrated
     assert "nan" not in text.replace("instrument", "")
     assert (instrument_figures.added(seen).figure is None) == (not calibrated)
 

@@ -20,6 +20,7 @@ from study.tables import Table
 
 BOOK = "90_report-belief"
 COLOUR = {"pass": "#009E73", "cannot judge": "#d1d5db", "fail": "#D55E00"}
+DIGIT = 0.012  # of the bar's width, as much as one digit takes
 
 
 def results(parts: Sequence[Part], values: Values) -> list[Shown]:
@@ -144,24 +145,33 @@ def gates(found: Frames) -> Drawn:
     frame = table[table["scope"] == "window"].reset_index(drop=True)
     with look():
         figure = _bars(frame)
-    return Drawn(
-        figure,
-        frame,
+    text = (
         "What each gate said of the windows that it judged; the numbers are windows. A failed gate "
-        "voids its window. A grey part is neither proven nor refuted.",
+        "voids its window. A grey part is neither proven nor refuted."
     )
+    said = frame[list(COLOUR)]
+    narrow = (said > 0) & ~_room(said)
+    text += " A part too narrow for its number has none." if narrow.any(axis=None) else ""
+    return Drawn(figure, frame, text)
+
+
+def _room(said: pd.DataFrame) -> pd.DataFrame:
+    """Whether each part of each bar has room for its number; a column per verdict."""
+    shares = said.div(said.sum(axis=1), axis=0)
+    return shares > DIGIT * said.map(lambda count: len(str(count)))
 
 
 def _bars(frame: pd.DataFrame) -> Figure:
     figure, [[axis]] = panels(1, 1, 0.9 + 0.34 * len(frame))
+    room = _room(frame[list(COLOUR)])
     total = frame[list(COLOUR)].sum(axis=1)
     left = pd.Series(0.0, index=frame.index)
     for said, colour in COLOUR.items():
         share = frame[said] / total
         axis.barh(frame["gate"], share, left=left, color=colour, height=0.68)
-        for place, (width, start, count) in enumerate(zip(share, left, frame[said], strict=True)):
-            if width > 0.04:
-                axis.text(start + width / 2, place, f"{count}", ha="center", va="center", size=8.5)
+        for place in frame.index[room[said]]:
+            middle, count = left[place] + share[place] / 2, frame.loc[place, said]
+            axis.text(middle, place, f"{count}", ha="center", va="center", size=8.5)
         left = left + share
     axis.invert_yaxis()
     axis.set_xlim(0, 1)

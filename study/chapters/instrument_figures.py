@@ -135,7 +135,7 @@ def _added_caption(part: Part, points: pd.DataFrame, allowed: pd.DataFrame) -> s
         f"null server on {where}; all slots start at once. Each point is the median over the "
         "requests (TTFT: sent late and read late) or gaps (ITL, absolute) of one load, without an "
         "interval; bars reach to the 99th percentile where the sample carries one. Hollow: pace "
-        "not kept, or not true. "
+        f"not kept, or not true. Dotted: {FLOOR_S * 1e3:g} ms, which every window allows. "
     )
     if len(allowed):
         levels = dict.fromkeys([allowed["level"].min(), allowed["level"].max()])
