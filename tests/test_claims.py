@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from study import capacity, models
+from study.audit.formats import Window
 from study.claims import inferencex, levels, metrum, mi325x, published, spark, tables, wafer
 from study.claims.evidence import Class
 from study.claims.findings import DERIVATIONS, Finding, counts, findings, frame
@@ -222,6 +223,15 @@ def test_a_level_is_refuted_by_the_load_of_a_lower_one_and_not_by_a_fit() -> Non
     assert "rate and E2E are those of level 500" in short[1000].text
     scaling = levels.curves()[f"stress scaling, {levels.QWEN}"].judged
     assert {one.verdict for one in scaling.values()} == {"cannot judge"}
+
+
+def test_each_refuted_level_is_told_with_its_own_bound() -> None:
+    """A lower level that was never full is not told with the bound of a higher one."""
+    few = tuple(Window("", level=level, requests=made) for level, made in ((100, 50), (4000, 300)))
+    said = tables.reached(levels.Curve("made up", few, None))
+    assert said.why.endswith("in brackets: 100 (50), 4,000 (300).")
+    stress = tables.reached(levels.curves()[f"stress saturation, {levels.LLAMA}"])
+    assert stress.why.endswith("in brackets: 750 (551), 1,000 (551).")
 
 
 def test_a_span_is_compared_as_one() -> None:

@@ -208,12 +208,11 @@ def reached(curve: Curve) -> Evidence:
         if np.isfinite([float(said.limit), float(said.observed)]).all()
     }
     failed = {level: said for level, said in judged.items() if said.verdict == "fail"}
-    named = ", ".join(f"{level:,g}" for level in failed)
-    held = max((float(said.observed) for said in failed.values()), default=0.0)
+    named = ", ".join(f"{level:,g} ({float(said.observed):.0f})" for level, said in failed.items())
     return Evidence(
         computed=tuple(exact(observed) for _, observed in known.values()),
         unit="requests in flight at most",
-        why=f"Refuted: {named}, with at most {held:.0f} in flight."
+        why=f"Refuted, with the most that was in flight in brackets: {named}."
         if failed
         else "No level is refuted; a bound confirms none.",
         relation="at most",
