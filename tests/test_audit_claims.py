@@ -81,6 +81,26 @@ def test_the_same_load_at_another_level_is_found(
 
 
 @pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ({"request_s": 4.1, "total_tok_s": 900.0}, "4 to 4.1 requests/s, E2E"),
+        ({"total_tok_s": 820.0}, "800 to 820 total tokens/s, E2E"),
+        ({"output_tok_s": 410.0}, "400 to 410 output tokens/s, E2E"),
+    ],
+)
+def test_the_rate_of_one_load_is_of_one_kind_and_has_its_unit(
+    second: dict[str, float], told: str
+) -> None:
+    first = {"request_s": 4.0, "total_tok_s": 800.0, "output_tok_s": 400.0}
+    alike = [
+        Judged("", Window("", level=level, rates=rates, times_s={"e2e": {"p50": 2.0}}), "valid")
+        for level, rates in ((8, first), (64, second))
+    ]
+    said = of(alike, "distinct_levels")
+    assert said.verdict == "fail" and told in said.text
+
+
+@pytest.mark.parametrize(
     ("stems", "together"),
     [
         (("tep8_isl1024_conc4", "tep8_isl1024_conc8"), True),

@@ -19,7 +19,7 @@ from study.audit.arithmetic import MOST, number, ratio
 from study.audit.formats import Window
 from study.audit.gates import FileVerdict
 from study.audit.level import Fit, bound_of
-from study.audit.loads import NOISE, SAME_LEVEL, both_latencies, both_rates, loads
+from study.audit.loads import NOISE, SAME_LEVEL, both_latencies, common_rate, loads, rate_of
 from study.curves import LEAST_LEVELS
 from study.gates.judgement import Judgement, Verdict
 from study.gates.level import LEVEL_TOLERANCE
@@ -164,13 +164,20 @@ def distinct_levels(curve: Sequence[Judged]) -> Judgement:
     count = len({one.level for one in known})
     if not merged:
         return say("pass", len(found), f"Its {count} levels are {len(found)} different loads.")
-    text = "; ".join(
-        f"levels {_listed(f'{one.level:g}' for one in load)} are one and the same load: "
-        f"rate {_span([both_rates(one, one)[0] for one in load])}, "
-        f"E2E {_span([both_latencies(one, one)[0] for one in load])} s"
-        for load in merged
-    )
+    text = "; ".join(_one_load(load) for load in merged)
     return say("fail", len(found), f"{text[:1].upper()}{text[1:]}.")
+
+
+def _one_load(load: Sequence[Window]) -> str:
+    """Its levels, with the rate (of one kind, with its unit) and the latency that they share."""
+    kind = common_rate(load)
+    rates = _span([rate_of(one, kind) for one in load])
+    told = f"{rates} {THROUGHPUTS[kind]}" if kind else "rates alike in pairs"
+    latencies_s = [both_latencies(one, one)[0] for one in load]
+    return (
+        f"levels {_listed(f'{one.level:g}' for one in load)} are one and the same load: "
+        f"{told}, E2E {_span(latencies_s)} s"
+    )
 
 
 def one_length(curve: Sequence[Judged], fit: Fit) -> Judgement:
@@ -200,7 +207,7 @@ def saturation(curve: Sequence[Judged]) -> Judgement:
     and with levels that are only undecided, a knee holds if they were reached."""
     sound = [one for one in curve if one.verdict != "void"]
     rate = _throughput_name(sound)
-    kept = [one for one in sound if 1 / MOST < _throughput(one.window, rate) <= MOST]
+    kept = [one for one in sound if 1 / MOST < rate_of(one.window, rate) <= MOST]
     void = sorted({one.window.level for one in curve if one.verdict == "void"})
     left = f" Void and left out: {_listed(f'{level:g}' for level in void)}." if void else ""
     limit = f"a knee within {LEAST_LEVELS} or more levels, each valid"
@@ -216,7 +223,7 @@ def saturation(curve: Sequence[Judged]) -> Judgement:
     if len(set(levels)) < LEAST_LEVELS:
         text = f"{len(set(levels))} levels are not void, a knee needs {LEAST_LEVELS}"
         return say("cannot judge", math.nan, text)
-    found = knee(levels, [_throughput(one.window, rate) for one in kept])
+    found = knee(levels, [rate_of(one.window, rate) for one in kept])
     if found.reached is None:
         return say("cannot judge", math.nan, found.text.removeprefix("cannot judge: "))
     if not found.reached:
@@ -227,16 +234,12 @@ def saturation(curve: Sequence[Judged]) -> Judgement:
     return say("pass", found.level, found.text)
 
 
-def _throughput(window: Window, name: str) -> float:
-    return window.request_s if name == "request_s" else window.rate(name)
-
-
 def _throughput_name(curve: Sequence[Judged]) -> str:
     """The one rate of a curve: the first of `THROUGHPUTS` that all its windows state, or else
     most of them. The others have none then, for rates of different things make no curve."""
 
     def known(name: str) -> int:
-        return sum(not math.isnan(_throughput(one.window, name)) for one in curve)
+        return sum(not math.isnan(rate_of(one.window, name)) for one in curve)
 
     return max(THROUGHPUTS, key=known)
 
@@ -252,7 +255,7 @@ def load_curve(curve: Sequence[Judged]) -> list[str]:
         latency_s = both_latencies(one.window, one.window)[0]
         lines.append(
             f"{one.window.level:>9g}  {one.verdict:<10}"
-            f"{number(_throughput(one.window, rate)):>16}{number(latency_s):>10}{mean:>14}"
+            f"{number(rate_of(one.window, rate)):>16}{number(latency_s):>10}{mean:>14}"
         )
     return lines
 

@@ -49,9 +49,19 @@ def _alike(a: Window, b: Window) -> bool:
 
 def both_rates(a: Window, b: Window) -> tuple[float, float]:
     """The rates of two windows, of the same kind; NaN where they state none in common."""
-    if not math.isnan(a.request_s + b.request_s):
-        return a.request_s, b.request_s
-    return _first_both([(a.rate(name), b.rate(name)) for name in RATES])
+    kind = common_rate([a, b])
+    return rate_of(a, kind), rate_of(b, kind)
+
+
+def common_rate(windows: Sequence[Window]) -> str:
+    """The first kind of `RATES` that all these windows state; empty where there is none."""
+    known = (kind for kind in RATES if not math.isnan(sum(rate_of(one, kind) for one in windows)))
+    return next(known, "")
+
+
+def rate_of(window: Window, kind: str) -> float:
+    """Its rate of this kind, a second; NaN where it is neither stated nor follows from counts."""
+    return window.request_s if kind == "request_s" else window.rate(kind)
 
 
 def both_latencies(a: Window, b: Window) -> tuple[float, float]:
