@@ -10,6 +10,7 @@ from offload_parts import CASES, NATIVES, case
 from telling import digits_typed, rendered, run_notebook, text_of, untold
 
 from study import style
+from study.chapter import Part
 from study.chapters import offload, offload_figures, offload_tables
 from study.sentences import Values
 
@@ -73,6 +74,40 @@ def test_unequal_cores_of_a_cpu_engine_are_a_confound() -> None:
             for one in found.launches
         )
         assert bool(offload.cores(replace(found, launches=launches))) == warned
+
+
+def with_other_outputs(found: Part, number: int, memory_tokens: float) -> Part:
+    """The log-probabilities of one arm's pass are others; so many hits in the second of `off`."""
+    outputs = found.outputs.copy()
+    prompts = outputs["number"].eq(number) & outputs["kind"].eq("prompt")
+    other = prompts & outputs["arm"].eq("gqa-dense-file")
+    outputs["logprobs"] = [
+        [value - 0.2 for value in said] if changed else said
+        for said, changed in zip(outputs["logprobs"], other, strict=True)
+    ]
+    again = outputs["number"].eq(1) & outputs["arm"].eq("gqa-dense-off")
+    outputs.loc[again, "prefix_hits_tokens"] = memory_tokens
+    return replace(found, outputs=outputs)
+
+
+@pytest.mark.parametrize(
+    ("number", "memory_tokens", "failing", "without", "only_such"),
+    [
+        (1, 0.0, 1, True, True),  # the pass that restores is another, and nothing else
+        (1, 512.0, 1, False, False),  # and what a prefix in memory changes is known
+        (0, 0.0, 2, True, False),  # so is the mode beside `off`, where neither restores
+    ],
+)
+def test_a_restored_pass_that_differs_is_not_offloads_doing_while_reuse_has_no_control(
+    number: int, memory_tokens: float, failing: int, without: bool, only_such: bool
+) -> None:
+    found = with_other_outputs(case("whole"), number, memory_tokens)
+    lead = offload.lead(found, Values())
+    assert f"same output: {failing} of 6 comparisons fail" in lead
+    assert (offload.NOT_ITS_DOING in lead) == only_such
+    for text in (offload.limits(found), offload.outputs(found, Values())):
+        assert (offload.REUSE in text) == without
+    assert offload.REUSE not in offload.limits(case("whole"))
 
 
 def test_the_figures_draw_void_windows_hollow_and_skip_what_was_not_measured() -> None:

@@ -29,6 +29,16 @@ LIMITS = (
     "speed is not that of a disk. The connector that writes them is vLLM's example: it stores and "
     "finds whole prompts only, and is not made to be fast."
 )
+REUSE = (
+    "**Reuse has no control.** The first pass of the fixed prompts computes each of them at once, "
+    "one that restores only the rest of it: tensors have other shapes, which alone may round sums "
+    "otherwise. No pass found its prompts in memory, so what offload changes cannot be told from "
+    "what reuse of a prefix changes as such."
+)
+NOT_ITS_DOING = (
+    ", which need not be the doing of offload: what a prefix found in memory would change was not "
+    "measured"
+)
 
 
 def summary(part: Part, values: Values) -> list[Shown]:
@@ -78,7 +88,24 @@ def limits(part: Part) -> str:
     """What the order of phases and the way of the files leave open."""
     seen = estimates.windows(part.found)
     untreated = "offload" in seen and (seen["offload"] == OFF).any()
-    return f"{ORDER}{CONTROL if untreated else ''}. {LIMITS}"
+    said = f"{ORDER}{CONTROL if untreated else ''}. {LIMITS}"
+    return f"{said} {REUSE}" if without_control(part) else said
+
+
+def without_control(part: Part) -> set[str]:
+    """The passes that restored and gave another output than the first, where nothing tells what
+    a prefix found in memory would change: no pass of that model found one there."""
+    failed = {
+        one.treatment
+        for one in offload_estimates.agreements(part)
+        if one.judgement.verdict == "fail"
+    }
+    passes = offload_estimates.passes(part)
+    models = {launch.arm.name: launch.arm.model.name for launch in part.launches}
+    passes = passes.assign(model=passes["arm"].map(models))
+    known = set(passes.loc[passes["memory_tokens"] > 0, "model"])
+    restored = passes[(passes["restored_tokens"] > 0) & ~passes["model"].isin(known)]
+    return failed & {f"{row.arm}, pass {row.number}" for row in rows_of(restored)}
 
 
 # --- the headline ---------------------------------------------------------------------------------
@@ -103,13 +130,14 @@ def lead(part: Part, values: Values) -> str:
 
 
 def _not_the_same(part: Part, values: Values) -> list[str]:
-    """A warning where a mode or a restored cache gives another output."""
+    """A warning where a mode or a restored cache gives another output, as far as it goes."""
     judged = [one.judgement.verdict for one in offload_estimates.agreements(part)]
     if "fail" not in judged:
         return []
     fail = values.count(f"{part.name}.outputs.fail", judged.count("fail"))
     of = values.count(f"{part.name}.outputs.compared", len(judged))
-    return [f"Not all of it is the same computation: {fail} of {of} comparisons of output fail."]
+    why = NOT_ITS_DOING if len(without_control(part)) == judged.count("fail") else ""
+    return [f"Not all of it gives the same output: {fail} of {of} comparisons fail{why}."]
 
 
 def _lead(name: str, row: Any, values: Values) -> str:
@@ -330,7 +358,9 @@ def outputs(part: Part, values: Values) -> str:
         f"{passed} of {of} comparisons pass: the second pass of each arm, after its cache was "
         f"reset, against the first, and each mode against `off` where both ran; {differ} of "
         f"{prompts} prompts gave another token, {ties} of them at a tie."
-        f"{_restored_again(part, values)}" + "\n".join(["\n", *others] if others else [])
+        f"{_restored_again(part, values)}"
+        + "\n".join(["\n", *others] if others else [])
+        + (f"\n\n{REUSE}" if without_control(part) else "")
     )
 
 
