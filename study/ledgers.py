@@ -244,9 +244,11 @@ def _switched_off(launches: Sequence[Launch]) -> list[Row]:
     if not off:
         return []
     meaning = (
-        "MLA on a CPU without AMX lacks what is named, so no arm compared here has it, "
-        "wherever it runs: it would hide in a ratio of families."
+        "Off in all arms, because vLLM's MLA on a CPU without AMX lacks them; speeds with them on "
+        "are not known."
     )
+    if _families_compared(launches) and len({one.arm.model.attention for one in launches}) > 1:
+        meaning += " On in one family alone, they would be in each ratio of families."
     return [("features off for all", ", ".join(off), meaning)]
 
 
@@ -258,13 +260,10 @@ def _ordered(found: Frames) -> list[Row]:
 
 
 def _limits(launches: Sequence[Launch]) -> list[Row]:
-    rows: list[Row] = [
-        (
-            "made-up weights",
-            "random, of the real architecture",
-            "Routers send tokens to experts unevenly; no claim on expert balance or energy.",
-        )
-    ]
+    mixtures = any(launch.arm.model.feed_forward == "moe" for launch in launches)
+    routed = "Routers send tokens to experts unevenly: no claim on their balance. "
+    meaning = f"{routed if mixtures else ''}No claim on the quality of answers or on energy."
+    rows: list[Row] = [("made-up weights", "random, of the real architecture", meaning)]
     setup = launches[0].setup if launches else {}
     if setup.get("engine", {}).get("kind") == "cpu":
         meaning = "Their work adds to each other's; times of many streams hold some of the client."

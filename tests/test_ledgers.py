@@ -34,3 +34,24 @@ def test_a_clock_that_is_not_told_is_a_confound_beside_the_noise_floor(floor: st
     assert "speed of the cores" not in named(asked, floor)
     meaning = named(asked, floor, UNSEEN)["speed of the cores"]
     assert meaning.endswith(floor or "what lasts.")
+
+
+@pytest.mark.parametrize(
+    ("asked", "routed", "across"),
+    [
+        (stub.experiment(), True, True),
+        (stub.experiment(models=["gqa-dense", "mla-dense"]), False, True),
+        (stub.experiment(models=["mla-dense", "mla-moe"]), True, False),
+        (BlockSize.of({"launches": 1}), False, False),
+    ],
+    ids=["all families", "dense", "one attention family", "sizes inside a model"],
+)
+def test_a_confound_is_listed_only_where_it_applies(
+    asked: Experiment, routed: bool, across: bool
+) -> None:
+    """Routers where there is a mixture, ratios of families where families are compared."""
+    known = named(asked)
+    assert ("Routers" in known["made-up weights"]) == routed
+    off = known["features off for all"]
+    assert off.startswith("Off in all arms, because vLLM's MLA") and "are not known." in off
+    assert ("ratio of families" in off) == across
