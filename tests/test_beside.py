@@ -14,8 +14,19 @@ import pandas as pd
 import pytest
 import stub
 
-from study import beside, bounds, capacity, figures, machine, models, paths, sentences, style
-from study.chapter import Part
+from study import (
+    beside,
+    bounds,
+    capacity,
+    figures,
+    machine,
+    models,
+    paths,
+    report,
+    sentences,
+    style,
+)
+from study.chapter import Part, Text
 from study.chapters import aiter_figures, block_size_figures, theory, theory_figures
 from study.errors import StudyError
 from study.experiments import Aiter, Architecture, BlockSize, Bound
@@ -151,6 +162,17 @@ def test_throughput_is_drawn_with_its_bound_where_that_could_be_approached(
 def test_where_no_model_is_asked_for_nothing_is_promised_below(found: Frames) -> None:
     said = theory.near(replace(part(found), launches=()), sentences.Values())
     assert "beside their bounds in the report" in said and "below" not in said
+
+
+@pytest.mark.parametrize("here", [device(30), None])
+def test_why_no_window_stands_beside_its_bound_is_said_once(
+    here: Hardware | None, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figure and table miss the same and say it alike, so that the report shows one of them."""
+    monkeypatch.setattr(machine, "measured", lambda: here)
+    study = report.Study("smoke", "A stub.", (stub.part(Bound(), stub.NOTHING),))
+    said = [one.caption for one in report.physics(study) if not isinstance(one, Text)]
+    assert said.count(theory_figures.missing(here)) == 1
 
 
 def test_latency_has_no_bound_and_an_unmeasured_machine_says_so(

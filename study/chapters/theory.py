@@ -285,7 +285,7 @@ def by_arm(seen: pd.DataFrame, device: Hardware | None) -> Table:
 def windows(seen: pd.DataFrame, device: Hardware | None) -> Table:
     """A row per window: what was measured, its bound, and the share of it."""
     if seen.empty:
-        return Table(seen, seen, "No model was asked for here, so there is no window to judge.")
+        return Table(seen, seen, figures.missing(device))
     judged = beside.bound_respected(seen, device)
     shown = pd.DataFrame(
         {

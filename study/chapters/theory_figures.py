@@ -132,10 +132,9 @@ def _speculated(cost: float) -> pd.DataFrame:
 def measured(seen: pd.DataFrame, device: Hardware | None) -> Drawn:
     """Every window that comes near enough to its bound, beside it: a panel per workload."""
     near = beside.approached(seen)
-    if device is None:
-        return Drawn(None, near, "This machine's memory bandwidth was not measured.")
     if seen.empty:
-        return Drawn(None, near, "No model was asked for here, so nothing was measured.")
+        return Drawn(None, near, missing(device))
+    assert device is not None  # without it no window has a bound
     if near.empty:
         return Drawn(None, near, f"Nothing measured comes near its bound.{_why(seen, device)}")
     workloads = list(dict.fromkeys(near["workload"]))
@@ -153,6 +152,13 @@ def measured(seen: pd.DataFrame, device: Hardware | None) -> Drawn:
         f"({device.description})."
     )
     return Drawn(figure, near, text)
+
+
+def missing(device: Hardware | None) -> str:
+    """Why no window stands beside its bound: of figure and table alike, so it is said once."""
+    if device is None:
+        return "This machine's memory bandwidth was not measured, so no window has a bound."
+    return "No window of this chapter's own was measured."
 
 
 def _why(seen: pd.DataFrame, device: Hardware) -> str:
