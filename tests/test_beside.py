@@ -335,6 +335,17 @@ def test_estimates_never_pass_their_bound_in_what_is_shown() -> None:
     assert row["price"] * row["tok_s_device"] * 3600e-6 == pytest.approx(theory.PRICE)
 
 
+def test_what_a_device_holds_of_the_cache_is_explained_for_fewer_heads_than_devices() -> None:
+    table = theory.sizes()
+    of = table.data.set_index("model")
+    share = of["kv_bytes_per_token_of_8"] / of["kv_bytes_per_token"]
+    assert share["qwen3-vl-235b-a22b"] == 1 / 4 and share["llama-3.1-405b"] == 1 / 8
+    assert "four KV heads are a quarter each" in table.caption
+    shown, data = theory.devices().shown, theory.devices().data
+    wider = data["by_heads"] > 8
+    assert set(shown.loc[wider, "replicas x devices"]) == {"1 x 16"}
+
+
 @pytest.mark.parametrize("case", ["nothing asked for", "measured"])
 def test_the_notebook_runs_with_and_without_windows(
     case: str, found: Frames, scratch: Path, monkeypatch: pytest.MonkeyPatch

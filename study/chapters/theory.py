@@ -170,8 +170,9 @@ def sizes() -> Table:
     )
     text = (
         "Parameters of the parts that each card counts, by arithmetic and by the card; KV cache of "
-        "a token in bf16 with no tensor parallelism and over 8 devices. MLA has no heads to share "
-        "out, so every device holds all of it."
+        "a token in bf16 with no tensor parallelism and over 8 devices. With GQA each device holds "
+        "its share of the KV heads but at least one: four KV heads are a quarter each, not an "
+        "eighth. MLA has no heads to share out, so every device holds all of it."
     )
     return Table(shown, data, text)
 
@@ -200,15 +201,16 @@ def devices() -> Table:
                 f"{a} | {b}" for a, b in zip(data["nominal"], data["usable"], strict=True)
             ],
             "by heads": data["by_heads"],
-            "layout of a node": data["layout"],
+            "replicas x devices": data["layout"],
             "cache (tokens)": data["kv_tokens"].map(count),
         }
     )
     text = (
         f"Devices whose memory holds the weights and nothing else, nominal and at the "
         f"{USABLE_SHARE:.0%} that an engine can use; the fewest of these that share the heads out; "
-        "the layout with the most replicas on as many nodes as that takes, and the cache of all "
-        "its replicas. Formats: what the hardware computes in, of the published checkpoints."
+        "replicas and devices of each, in the layout with the most replicas on as many nodes as "
+        "that takes, and the cache of all its replicas. Formats: what the hardware computes in, of "
+        "the published checkpoints."
     )
     return Table(shown, data, text)
 
