@@ -95,13 +95,20 @@ def summary(study: Study) -> list[Shown]:
     shown: list[Shown] = [Text(f"> {first(study)}")]
     for part in (*study.asked, *study.told_in(PHYSICS), *study.told_in(INSTRUMENT)):
         shown.append(Text(f"### {part.experiment.question}"))
-        shown += CHAPTERS[part.notebook].summary(part, study.values)
+        shown += _summary(part, study)
         if part.name in {one.name for one in study.own}:
             said = sentences.outcomes(part.name, part.found, part.launches, study.values)
             shown.append(Text(said))
     for notebook in study.analyses:
         shown += ANALYSES[notebook].summary(study.values)[:LEAD]
     return shown
+
+
+def _summary(part: Part, study: Study) -> list[Shown]:
+    """What a chapter says first; how near to its bound a server comes, by the windows of all."""
+    if part.notebook == PHYSICS:
+        return theory.summary(part, study.values, _beside(study))
+    return CHAPTERS[part.notebook].summary(part, study.values)
 
 
 def first(study: Study) -> str:
@@ -195,10 +202,14 @@ def physics(study: Study) -> list[Shown]:
 
 
 def _bounds(study: Study) -> Table:
+    return theory.by_arm(_beside(study), machine.measured()).keep("90_report-bounds")
+
+
+def _beside(study: Study) -> pd.DataFrame:
+    """The windows of all experiments beside their bounds."""
     device = machine.measured()
     seen = [beside.windows(part.found.windows, device) for part in study.own]
-    together = pd.concat(seen) if seen else beside.windows(pd.DataFrame(), device)
-    return theory.by_arm(together, device).keep("90_report-bounds")
+    return pd.concat(seen) if seen else beside.windows(pd.DataFrame(), device)
 
 
 def published(study: Study) -> list[Shown]:

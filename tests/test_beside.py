@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import stub
+from telling import text_of
 
 from study import (
     beside,
@@ -32,6 +33,7 @@ from study.errors import StudyError
 from study.experiments import Aiter, Architecture, BlockSize, Bound
 from study.frames import Frames
 from study.hardware import Hardware
+from study.sentences import Values
 
 ASKED = Bound.of({"models": ["gqa-dense-1b"], "launches": 2})
 SAID = dict.fromkeys(("memory_gb", "bandwidth_gb_s", "rates_tflop_s"), "made up")
@@ -162,6 +164,24 @@ def test_throughput_is_drawn_with_its_bound_where_that_could_be_approached(
 def test_where_no_model_is_asked_for_nothing_is_promised_below(found: Frames) -> None:
     said = theory.near(replace(part(found), launches=()), sentences.Values())
     assert "beside their bounds in the report" in said and "below" not in said
+
+
+def test_the_summary_answers_by_the_windows_of_all_where_the_chapter_asked_for_no_model(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Architecture.of({"models": ["gqa-dense"], "launches": 1})
+    seen = stub.frames(asked)
+    here = reaching(seen, 0.166)
+    monkeypatch.setattr(machine, "measured", lambda: here)
+    parts = (stub.part(asked, seen), stub.part(Bound(), stub.NOTHING))
+    study = report.Study("smoke", "A stub.", parts)
+    said = text_of(report.summary(study))
+    many = study.values.known["theory.windows"]["value"]
+    assert many == (seen.windows["verdict"] == "valid").sum() > 1
+    assert f"nearest of {many} valid windows of the other experiments reaches **16.6 %**" in said
+    assert "No window beats its bound." in said and "stands beside" not in said
+    monkeypatch.setattr(machine, "measured", lambda: None)
+    assert "bandwidth was not measured" in text_of(report.summary(replace(study, values=Values())))
 
 
 @pytest.mark.parametrize("here", [device(30), None])

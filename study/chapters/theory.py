@@ -10,6 +10,7 @@ from study import beside, bounds, capacity, hardware, machine, models, theory
 from study.capacity import GIGA, USABLE_SHARE
 from study.chapter import Part, Shown, Text
 from study.chapters import theory_figures as figures
+from study.estimates import rows_of
 from study.hardware import Hardware
 from study.models import Model
 from study.sentences import Values
@@ -18,14 +19,19 @@ from study.tables import Table, count, number
 MODEL = "kimi-k2.5"  # that of which the articles speak most
 SPARK, MI355X = "dgx-spark", "mi355x"
 CONTEXT = figures.CONTEXT
+NO_MODEL = "No model of this chapter's own was asked for in this profile."
 
 
-def summary(part: Part, values: Values) -> list[Shown]:
-    """How many devices, what does not fit, how fast it can be, and how near a server comes."""
+def summary(part: Part, values: Values, others: pd.DataFrame | None = None) -> list[Shown]:
+    """How many devices, what does not fit, how fast it can be, and how near a server comes.
+
+    `others`: windows of other experiments beside their bounds (`beside.windows`), to answer by
+    where no model of this chapter's own was asked for.
+    """
     return [
         Text(f"> {sparks(values)}"),
         Text(f"**One instance on one device.**\n\n{one_device(values)}"),
-        Text(f"**The bound, measured.**\n\n{near(part, values)}"),
+        Text(f"**The bound, measured.**\n\n{near(part, values, others)}"),
     ]
 
 
@@ -98,27 +104,35 @@ def one_device(values: Values) -> str:
     )
 
 
-def near(part: Part, values: Values) -> str:
+def near(part: Part, values: Values, others: pd.DataFrame | None = None) -> str:
     """How near the nearest window comes to its bound, and that none beats it."""
     device = machine.measured()
+    said, whose = "", ""
     seen = beside.windows(part.found.windows, device)
-    judged = beside.bound_respected(seen, device)
     if not part.launches:
-        return (
-            "No model of this chapter's own was asked for in this profile. What the windows of the "
-            "other experiments reach stands beside their bounds in the report."
-        )
+        said, whose = f"{NO_MODEL} ", " of the other experiments"
+        if others is None:
+            return f"{said}What the windows{whose} reach stands beside their bounds in the report."
+        seen = others
+    judged = beside.bound_respected(seen, device)
     if device is None or judged.verdict == "cannot judge":
-        return f"Not measured here: {judged.text}"
-    share = values.percent("theory.nearest", float(judged.observed))
+        return f"{said}Not measured here: {judged.text}"
+    valid = seen[(seen["verdict"] == "valid") & seen["share"].notna()]
+    nearest = next(rows_of(valid.sort_values("share").tail(1)))
+    many = values.count("theory.windows", len(valid))
+    share = values.percent("theory.nearest", nearest.share)
+    arm = values.label("theory.nearest.arm", str(nearest.arm))
+    workload = values.label("theory.nearest.workload", str(nearest.workload))
+    level = values.count("theory.nearest.level", nearest.level)
     pace = values.label("theory.pace", beside.pace(seen, device))
-    text = (
-        f"The nearest window reaches **{share}** of what reading ({pace}, measured) and arithmetic "
+    said += (
+        f"The nearest of {many} valid windows{whose} reaches **{share}** of its bound (`{arm}` on "
+        f"`{workload}`, {level} in flight): of what reading ({pace}, measured) and arithmetic "
         "allow on this machine. "
     )
     if judged.verdict == "pass":
-        return text + "No window beats its bound."
-    return text + "That is more than can be: the bound or the window is wrong."
+        return f"{said}No window beats its bound."
+    return f"{said}That is more than can be: the bound or the window is wrong."
 
 
 def speculation(values: Values) -> str:
