@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
-from test_block_size import ASKED, found
+from test_block_size import ASKED, CASES, found, summary
 
 from study.chapters import block_size_estimates as sizes
 
@@ -27,3 +29,16 @@ def test_absolute_values_are_those_of_windows_where_a_size_shares_no_block() -> 
     told = ratios[ratios["size"] == 64].iloc[0]
     assert told["baseline_point"] == pytest.approx(seen["gqa-dense-block32"])
     assert told["treatment_point"] == pytest.approx(seen["gqa-dense-block64"])
+
+
+def test_one_block_gives_a_ratio_and_both_absolute_values_before_its_caution() -> None:
+    text, values = summary("one block")
+    of = "block_size.difference.gqa-dense.not reported"
+    ratio = values.known[f"{of}.ratio"]["point"]
+    treated, base = (values.known[f"{of}.{side}"] for side in ("treatment", "baseline"))
+    assert ratio == pytest.approx(treated["value"] / base["value"])
+    every = sizes.ratios(CASES["one block"][1], "output_tok_s")["point"]
+    assert ratio == max(every, key=lambda one: abs(math.log(one)))
+    assert "32, 64 and 128: the ratio furthest from one is on `" in text
+    caution = "no difference is shown, since one block carries no interval."
+    assert f"({treated['text']} against {base['text']} tok/s); {caution}" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -180,8 +181,23 @@ def _difference(name: str, one: Family, known: pd.DataFrame, values: Values) -> 
     if known["equivalence"].eq(EQUIVALENT).all():
         return f"{said}: no difference larger than the margin, in any of what is compared."
     if shown.empty:
-        return f"{said}: no difference is shown{_reach(key, known, values)}."
-    row = next(rows_of(shown.loc[[np.log(shown["point"]).abs().idxmax()]]))
+        points = f"{_points(key, known, values)}; " if known["low"].isna().all() else ""
+        return f"{said}: {points}no difference is shown{_reach(key, known, values)}."
+    row = _furthest(shown)
+    level = values.count(f"{key}.level", row.level)
+    return (
+        f"{said}: the largest difference shown is on `{row.workload}` with {level} in flight. "
+        f"{_ratio(key, row, values)}: {sentences.verdict(row)}."
+    )
+
+
+def _furthest(known: pd.DataFrame) -> Any:
+    """The row whose ratio is furthest from one."""
+    return next(rows_of(known.loc[[np.log(known["point"]).abs().idxmax()]]))
+
+
+def _ratio(key: str, row: Any, values: Values) -> str:
+    """The ratio of a row with both absolute values."""
     metric = METRICS[row.metric]
     ratio = values.interval(f"{key}.ratio", row)
     size, base = (
@@ -191,12 +207,19 @@ def _difference(name: str, one: Family, known: pd.DataFrame, values: Values) -> 
         values.number(f"{key}.{side}", getattr(row, f"{side}_point") * metric.scale)
         for side in ("treatment", "baseline")
     )
+    return f"{metric.name} at {size} is **{ratio}** times that at {base} ({absolute} {metric.unit})"
+
+
+def _points(key: str, known: pd.DataFrame, values: Values) -> str:
+    """The ratio of throughputs that is furthest from one, where none has an interval."""
+    of = known[known["metric"] == figures.HEADLINE]
+    row = _furthest(of if len(of) else known)
     level = values.count(f"{key}.level", row.level)
-    return (
-        f"{said}: the largest difference shown is on `{row.workload}` with {level} in flight. "
-        f"{metric.name} at {size} is **{ratio}** times that at {base} ({absolute} {metric.unit}): "
-        f"{sentences.verdict(row)}."
-    )
+    where = f"on `{row.workload}` with {level} in flight"
+    ratio = sentences.lower(_ratio(key, row, values))
+    if len(of) > 1:
+        return f"the ratio furthest from one is {where}: {ratio}"
+    return f"{where}, {ratio}"
 
 
 def _reach(key: str, known: pd.DataFrame, values: Values) -> str:
