@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import stub
 from telling import digits_typed, rendered, text_of, untold
+from test_report_whole import searched
 
 from study import figures, report, sentences
 from study.equivalence import DIFFERENT, EQUIVALENT, SMALL, UNDECIDED
@@ -69,6 +70,18 @@ def test_where_no_arm_was_asked_for_none_is_said_to_be_measured() -> None:
 def test_windows_are_counted_over_all_levels_and_numbers_over_sentences() -> None:
     study = _study(FOUND["whole"])
     assert "windows of all levels are valid" in text_of(report.summary(study))
+
+
+def test_windows_that_a_search_added_are_counted_apart() -> None:
+    """What the lead counts and what a search added are all the windows asked for."""
+    study = _study(searched(FOUND["whole"]))
+    text = text_of(report.summary(study))
+    known = {key: one.get("value") for key, one in study.values.known.items()}
+    added = known["architecture.lead.windows.searched.window"]
+    assert added == len(stub.launches(ASKED))
+    assert known["architecture.windows.asked"] == known["architecture.lead.windows.asked"] + added
+    assert f"a chapter of its own, added {added} windows on 8 arms) are valid" in text
+    assert "of all levels" not in text
 
 
 def test_a_key_means_one_number() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from study import families, figures, ledgers, sentences, tables, theory
+from study import estimates, families, figures, ledgers, sentences, tables, theory
 from study.chapter import Part, Shown, Text
 from study.estimates import rows_of
 from study.frames import Frames
@@ -26,7 +26,7 @@ def summary(part: Part, values: Values) -> list[Shown]:
         "What one more layer adds to TPOT": sentences.layer_costs(name, found, values),
     }
     return [
-        Text(f"> {lead(name, found, part.launches, values)}"),
+        Text(f"> {lead(name, part.found, part.launches, values)}"),
         *[Text(f"**{topic}.**\n\n{text}") for topic, text in said.items()],
         Text(sentences.method(name, found, values)),
         Text(sentences.replication(name, found, HEADLINE, values)),
@@ -60,12 +60,29 @@ def results(part: Part, _: Values) -> list[Shown]:
 # --- the headline -------------------------------------------------------------------------------
 
 
-def lead(name: str, found: Frames, launches: Sequence[Launch], values: Values) -> str:
+def lead(name: str, every: Frames, launches: Sequence[Launch], values: Values) -> str:
     """One paragraph: the attention effect, the cache, and how much of it can be trusted."""
+    found = every.asked()
     said = [_lead_attention(name, found, values), _lead_cache(name, launches, values)]
     key = f"{name}.lead.windows"
-    valid = sentences.valid_of_asked(key, found, launches, values, "of all levels")
+    valid = sentences.valid_of_asked(key, found, launches, values, _which(key, every, values))
     return " ".join([*filter(None, said), valid])
+
+
+def _which(key: str, every: Frames, values: Values) -> str:
+    """Which windows are counted: not those whose levels a search chose, each on its own arm."""
+    tried = estimates.first_tries(every)
+    added = tried[tried["searched"].astype(bool)]
+    if added.empty:
+        return "of all levels"
+    windows, arms = (
+        f"{values.count(f'{key}.searched.{what}', n)} {what}{'' if n == 1 else 's'}"
+        for what, n in (("window", len(added)), ("arm", added["arm"].nunique()))
+    )
+    return (
+        "of the planned levels (the search for saturation, which has a chapter of its own, added "
+        f"{windows} on {arms})"
+    )
 
 
 def _lead_attention(name: str, found: Frames, values: Values) -> str:
