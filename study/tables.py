@@ -2,7 +2,7 @@
 
 Each function is pure and gives a `Table`: `shown` has formatted text, `data` the same facts as
 numbers, which `keep` writes to data/derived/<name>.csv. A cell never stays empty without a word:
-it says void, not measured, or not reported.
+it says void, not measured, not reported, or that no block has both sides.
 """
 
 from __future__ import annotations
@@ -327,9 +327,12 @@ def sides_words(data: pd.DataFrame) -> str:
 
 
 def absolute(row: Any, side: str) -> str:
-    """The `baseline` or the `treatment` of a row of `estimates.RATIO`, in the metric's unit."""
+    """The `baseline` or the `treatment` of a row of `estimates.RATIO`, in the metric's unit.
+
+    Without a block that has both there is none: one side alone may still have a value of its own.
+    """
     if not row.n:
-        return "void or not measured"
+        return "not in a common block"
     scale = METRICS[row.metric].scale
     return interval(*(getattr(row, f"{side}_{name}") * scale for name in LIMITS))
 

@@ -248,7 +248,7 @@ def test_the_comparisons_show_absolute_values_and_gaps() -> None:
     table = tables.comparisons(found(ASKED, void=void))
     cell = table.shown["sizes"].eq("64 / 32") & table.shown["workload"].eq("short")
     assert set(table.shown.loc[cell, "ratio"]) == {"no block to compare"}
-    assert set(table.shown.loc[cell, "size"]) == {"void or not measured"}
+    assert set(table.shown.loc[cell, "size"]) == {"not in a common block"}
     assert table.shown.loc[~cell, "baseline"].str.contains(r"\[.+, .+\]").all()
     assert set(table.data["n"]) == {0, 3} and "the engine names no back end" in table.caption
 
