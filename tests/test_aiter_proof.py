@@ -45,6 +45,14 @@ def test_of_an_arm_that_names_no_kernel_of_aiter_nothing_is_claimed(
     assert "names no kernel of AITER" in text and untold(text, values) == []
 
 
+def test_one_launch_an_arm_says_how_many_a_ratio_of_spreads_needs(engine: Setup) -> None:
+    engine("cpu")
+    asked = asked_for(launches=1, switches=["compile"])
+    said = aiter_sentences.variability(part_of(asked, measured(asked)), Values())
+    assert said.startswith("No ratio of spreads can be given: it needs several valid launches")
+    assert "with fewer than 5 of each it carries next to nothing" in said
+
+
 def test_a_part_that_takes_the_last_kernel_away_keeps_its_ratio(engine: Setup) -> None:
     engine("rocm")
     asked = asked_for(**SHORT)

@@ -289,6 +289,8 @@ def test_later_peaks_and_variability() -> None:
 
 def test_two_gains_of_one_change() -> None:
     assert computed("DeepSeek c=64 per request") == [pytest.approx(3.95, abs=0.005)]
+    why = FOUND["DeepSeek c=64 per request"].evidence.why
+    assert why.endswith("if TTFT stayed as it was and is now 53% of a request's time.")
     share = wafer.ttft_share(7.32, 3.95)
     assert share == pytest.approx(0.533, abs=0.002)
     before = share / 3.95  # of E2E

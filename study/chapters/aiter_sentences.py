@@ -127,8 +127,8 @@ def _carries(part: Part, known: pd.DataFrame, values: Values) -> str:
     enough = values.count(f"{key}.enough", ENOUGH)
     if known.empty:
         return (
-            "No ratio of spreads can be given: it needs launches to vary among themselves, and "
-            f"with fewer than {enough} valid ones an arm it carries next to nothing."
+            "No ratio of spreads can be given: it needs several valid launches of both arms, and "
+            f"with fewer than {enough} of each it carries next to nothing."
         )
     n = int(known["n"].min())
     most = switches.by_chance(n)

@@ -86,7 +86,7 @@ def sentence(
     same = values.count(f"{key}.same", int(both["same"].sum()))
     said = (
         f"Derived from the source of {version} for *{where}*, without a server: "
-        f"**{same} of {told}** answers are the same."
+        f"**{same} of {told}** answers are those that the engine gave."
     )
     for row in rows_of(both[~both["same"]]):
         at = f"{key}.{row.model}.{row.asked}"

@@ -66,8 +66,8 @@ def per_request(claim: Claim, published: Published) -> Evidence:
         computed=(in_all,),
         unit="ratio in aggregate",
         why=f"At a held level both gains are one number if speed counts the whole request; here "
-        f"{new.value:,.0f} / {old.value:g} is {in_all.value:.2f}. Both are true if an unchanged "
-        f"TTFT takes {share:.0%} of a request's time after.",
+        f"{new.value:,.0f} / {old.value:g} is {in_all.value:.2f}. Both are true if TTFT "
+        f"stayed as it was and is now {share:.0%} of a request's time.",
         relation="equals" if np.isnan(share) else "alone",
         missing=published.lacks(
             "TTFT at 64, and what output speed counts",
