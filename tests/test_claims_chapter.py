@@ -19,6 +19,7 @@ from study.chapters import claims_figures as figures
 from study.claims import published
 from study.sentences import Values
 from study.style import Drawn
+from study.tables import Table
 
 DATA = published.read()
 DRAWINGS: dict[str, Callable[[], Drawn]] = {
@@ -61,14 +62,38 @@ def test_every_section_can_be_shown(section: Callable[[Values], list[Shown]]) ->
 
 
 def test_what_is_kept() -> None:
-    chapter.results(Values())
-    chapter.appendix(Values())
+    for section in (chapter.summary, chapter.results, chapter.appendix):
+        section(Values())
     tables = {path.stem.removeprefix("00_claims-") for path in paths.DERIVED.glob("00_claims-*")}
-    assert tables == {"classes", "against", "claims", "tables"}
+    assert tables == {"sources", "classes", "against", "claims", "tables"}
     claims = pd.read_csv(paths.DERIVED / "00_claims-claims.csv")
     assert {"stated", "computed", "class", "why", "missing"} <= set(claims.columns)
     drawn = {path.stem.removeprefix("00_claims-") for path in paths.FIGURES.glob("*.csv")}
     assert drawn == set(DRAWINGS)
+
+
+def test_every_source_is_identified_before_its_claims() -> None:
+    known = pd.read_csv(chapter.SOURCES, dtype=str, keep_default_na=False)
+    assert list(known["source"]) == list(dict.fromkeys(one.source for one in published.claims()))
+    assert (known[["called", "who", "title"]] != "").all().all()
+    assert known["link"].str.match(r"https://\S+$|$").all()
+    table = chapter.sources(chapter.found())
+    assert list(table.data["source"]) == list(known["source"])
+    assert ((table.data == "") == (known == "")).all().all()
+    assert (table.shown == "not known").sum().sum() == (known == "").sum().sum()
+    assert table.shown["Source"][2] == "georgiou-2026 (the paper)"
+    shown = chapter.summary(Values())
+    first = next(at for at, one in enumerate(shown) if isinstance(one, Text) and "\n- " in one.text)
+    assert any(isinstance(one, Table) for one in shown[:first])
+
+
+def test_a_claim_in_words_is_not_given_a_number_that_its_source_does_not_state() -> None:
+    rows = chapter.table(chapter.found()).shown.set_index("Claim")["Stated"]
+    for name in ("AITER is a hardware block", "AITER MLA in this configuration", "linear scaling"):
+        assert rows[name] == "in words"
+    assert rows["heads per rank"] == "16 | 8" and rows["192 GB needs two nodes"] == "16"
+    assert rows["later sweep"] == "in words"  # what it states are peaks, its evidence are ratios
+    assert (rows != "").all()
 
 
 @pytest.mark.parametrize("name", DRAWINGS)

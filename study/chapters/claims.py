@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 
@@ -19,6 +20,9 @@ from study.sentences import Values
 from study.tables import Table, count
 
 BOOK = "00_claims"
+SOURCES = published.FOLDER / "sources.csv"
+IN_WORDS = "in words"  # what is stated without a number
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 WHOLE = 1000  # from here on without decimals
 TITLE = "What the published numbers really say"
 # The findings that a reader should not miss: a sentence, and the claims that carry it.
@@ -74,10 +78,11 @@ def checked() -> tuple[Check, ...]:
 
 
 def summary(values: Values) -> list[Shown]:
-    """Counts per class, and the most telling findings."""
+    """Counts per class, whose claims they are, and the most telling findings."""
     return [
         Text(f"### {TITLE}"),
         Text(f"> {headline(found(), values)}"),
+        sources(found()).keep(f"{BOOK}-sources"),
         *[Text(f"**{title}.** {text}\n\n{_told(names, values)}") for title, text, names in THEMES],
         Text(to_settle(values)),
     ]
@@ -143,7 +148,7 @@ def sentence(one: Finding, values: Values) -> str:
     key = f"claims.{one.claim.source}.{one.claim.claim}"
     statement = values.label(f"{key}.statement", one.claim.statement)
     source = values.label(f"{key}.source", one.claim.source)
-    stated = values.label(f"{key}.stated", one.claim.stated or "in words")
+    stated = values.label(f"{key}.stated", one.claim.stated or IN_WORDS)
     why = values.label(f"{key}.why", one.evidence.why)
     name = values.label(f"{key}.name", one.claim.claim)
     return f"*{name}: {statement}* (`{source}`, stated: {stated}): **{one.found}**. {why}"
@@ -160,6 +165,22 @@ def to_settle(values: Values) -> str:
 
 
 # --- tables ---------------------------------------------------------------------------------------
+
+
+def sources(every: Sequence[Finding]) -> Table:
+    """A row per source of these claims: what it is called, who, title, date and address."""
+    asked = list(dict.fromkeys(one.claim.source for one in every))
+    known = pd.read_csv(SOURCES, dtype=str, keep_default_na=False).set_index("source")
+    data = known.reindex(asked, fill_value="").rename_axis("source").reset_index()
+    told = data.replace("", "not known")
+    shown = told.drop(columns="called").assign(source=told["source"] + " (" + told["called"] + ")")
+    return Table(
+        shown.rename(columns=str.capitalize),
+        data,
+        "The sources under the names that claims and tables use, in brackets those of the text; "
+        "*the article* is that of the claim's own source. Pages may have been changed since their "
+        "figures were taken down.",
+    )
 
 
 def by_source(every: Sequence[Finding]) -> Table:
@@ -188,6 +209,7 @@ def table(every: Sequence[Finding]) -> Table:
         for row in data.to_dict("records")
     ]
     shown = data[["source", "claim", "stated", "computed", "class"]].assign(
+        stated=[_stated(one) for one in every],
         computed=[" | ".join(_figure(n.value) for n in one.evidence.computed) for one in every],
         why=words,
     )
@@ -214,6 +236,16 @@ def of_tables(every: Sequence[Check]) -> Table:
         "the CSV. A level is refuted where fewer requests than it were made, where rate x p99 is "
         "too small for it, or where it shows the rate and latency of a much lower level.",
     )
+
+
+def _stated(one: Finding) -> str:
+    """The stated number, or those that the statement holds; a number that only stands for its words
+    is no figure of the source."""
+    printed = {said.replace(",", "") for said in NUMBER.findall(one.claim.statement)}
+    held = [f"{number.value:g}" for number in one.evidence.stated]
+    if one.claim.stated or not held or not printed.issuperset(held):
+        return one.claim.stated or IN_WORDS
+    return " | ".join(held)
 
 
 def _figure(value: float) -> str:
