@@ -14,7 +14,7 @@ import stub
 from telling import digits_typed, rendered, text_of, untold
 from test_report_whole import searched
 
-from study import figures, report, sentences
+from study import figures, paths, report, sentences
 from study.equivalence import DIFFERENT, EQUIVALENT, SMALL, UNDECIDED
 from study.errors import StudyError
 from study.frames import Frames
@@ -149,6 +149,14 @@ def test_a_reason_is_said_once_for_all_arms_and_blocks_that_share_it() -> None:
     assert any(one in text for one in both)
     assert len(text.splitlines()) == 1 and text.count(REFUSAL.split("`")[0]) == 1
     assert "not asked again" in text
+
+
+def test_the_report_defines_each_latency_that_it_uses_in_one_place() -> None:
+    reader: Any = nbformat
+    content = reader.read(paths.NOTEBOOKS / "90_report.ipynb", as_version=4)
+    names = ("**TTFT**", "**TPOT**", "**ITL**", "**E2E**")
+    defining = [cell for cell in content.cells if all(name in cell.source for name in names)]
+    assert len(defining) == 1 and defining[0].cell_type == "markdown"
 
 
 # --- sections -------------------------------------------------------------------------------------
