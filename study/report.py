@@ -118,7 +118,7 @@ def first(study: Study) -> str:
     if not launches:
         return f"{profile} Nothing was asked of a server."
     machine = launches[0].setup["machine"]
-    where = ", ".join(machine["gpus"]) or "a machine without GPU"
+    where = _gpu(machine["gpus"]) or "a machine without GPU"
     text = f"{profile} Run on {study.values.label('where', where)}. "
     if not machine["gpus"]:
         text += "Its speeds are those of small made-up models on a CPU: choose no server by them. "
@@ -128,6 +128,12 @@ def first(study: Study) -> str:
     return " ".join([text, *filter(None, floors)])
 
 
+def _gpu(names: list[str]) -> str:
+    """The GPU that a server takes, for it takes one however many there are; empty without any."""
+    kinds = ", ".join(dict.fromkeys(names))
+    return f"one GPU of {len(names)} ({kinds})" if len(names) > 1 else kinds
+
+
 def setting(study: Study) -> list[Shown]:
     """Engine and machine in a sentence, and the models of all experiments."""
     launches = [launch for part in study.own for launch in part.launches]
@@ -135,7 +141,7 @@ def setting(study: Study) -> list[Shown]:
         return [Text("Nothing was asked for.")]
     engine, machine = launches[0].setup["engine"], launches[0].setup["machine"]
     values = study.values
-    gpus = ", ".join(machine["gpus"]) or "no GPU"
+    gpus = _gpu(machine["gpus"]) or "no GPU"
     count = values.count("cores", machine["cores"])
     memory = values.count("memory_gib", machine["memory_gib"])
     where = values.label("machine", f"{gpus}, {machine['cpu']}")

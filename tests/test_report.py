@@ -245,3 +245,8 @@ def test_the_page_shows_results_and_no_code(page: str) -> None:
     assert "secret_code" not in page
     assert "<strong>lead</strong>" in page and "<figcaption>" in page
     assert "progress 1 &lt; 2" in page and "costs $5 and $title." in page
+
+
+def test_of_several_gpus_a_server_takes_one() -> None:
+    assert report._gpu(["H100"] * 8) == "one GPU of 8 (H100)"
+    assert (report._gpu(["H100"]), report._gpu([])) == ("H100", "")
