@@ -16,9 +16,7 @@ from study.audit.formats import EXACT, TABLE, UNKNOWN, Window, is_summary
 from study.audit.gates import verdict
 from study.audit.loads import refuted
 from study.gates.consistency import not_repeated
-from study.gates.judgement import Judgement, Verdict
-
-UNDECIDED: Verdict = "cannot judge"
+from study.gates.judgement import Judgement
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ def _with(
     if refutation is None:
         return judged, reasons
     known = tuple(
-        refutation if (one.gate, one.verdict) == (refutation.gate, UNDECIDED) else one
+        refutation if (one.gate, one.verdict) == (refutation.gate, "cannot judge") else one
         for one in reasons
     )
     return replace(judged, verdict=verdict(known)), known

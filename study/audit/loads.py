@@ -85,13 +85,13 @@ def most_held(window: Window, fit: Fit | None) -> float:
     return float(np.nanmin([window.level, bound.mean if bound else math.nan, window.requests]))
 
 
-def same_load(load: Sequence[Window], fit: Fit | None) -> float:
-    """The same for every level of one load: what its lowest one allows, with `NOISE` in the rate
+def same_load(lowest: Window, fit: Fit | None) -> float:
+    """The same for every level of its load: what the lowest one allows, with `NOISE` in the rate
     and in the latency, whose product is the mean (Little, Oper. Res. 9, 1961). Infinite where no
     one length of requests fits the table: there a p99 is not tied to the mean."""
     if fit is not None and fit.refuted:
         return math.inf
-    return SAME_LEVEL * most_held(load[0], fit)
+    return SAME_LEVEL * most_held(lowest, fit)
 
 
 def refuted(windows: Sequence[Window], fit: Fit | None) -> list[tuple[Window, Judgement]]:
@@ -109,7 +109,7 @@ def refuted(windows: Sequence[Window], fit: Fit | None) -> list[tuple[Window, Ju
     for lowest, *others in loads([one for one in closed if one.level >= 1]):
         if not others or others[-1].level < NOT_RAISED * lowest.level:
             continue
-        most = same_load([lowest, *others], fit)
+        most = same_load(lowest, fit)
         for window in others:
             least = (1 - LEVEL_TOLERANCE) * window.level * _least_share(window, fit)
             if most < least and not window.failed > 0:

@@ -42,7 +42,7 @@ class Curve:
         """By nominal level, an upper bound of the mean number of requests in flight: the level
         itself, the requests made, rate x p99, and what the lowest level of the same load allows."""
         return {
-            window.level: min(most_held(window, self.fit), same_load(load, self.fit))
+            window.level: min(most_held(window, self.fit), same_load(load[0], self.fit))
             for load in self.distinct
             for window in load
         }
