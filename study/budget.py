@@ -56,11 +56,12 @@ class Budget:
             return tuple(missing)
         return tuple(sorted(missing, key=lambda launch: (launch.block, launch.arm.rank)))
 
-    def allows(self, launch: Launch) -> bool:
-        """Whether the launch would be over in time, by what was seen so far."""
+    def allows(self, *launches: Launch) -> bool:
+        """Whether the launches would be over in time, by what was seen so far."""
         if self.deadline is None:
             return True
-        return time.monotonic() + MARGIN * self.slowness * launch.expected_s <= self.deadline
+        expected_s = sum(launch.expected_s for launch in launches)
+        return time.monotonic() + MARGIN * self.slowness * expected_s <= self.deadline
 
     @property
     def slowness(self) -> float:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +16,8 @@ from study.search import Seen
 
 OUTPUTS_S = 1.0  # a pass of the fixed prompts
 STOP_S = 2.0
+TOGETHER = 0.6  # of the time of a start alone is what each of two takes that start together
+SERVER_BYTES = 4 * 2**30  # of memory, with its KV cache and without its weights
 SECOND_S = 12.0  # start-up of the second instrument
 
 
@@ -80,6 +82,7 @@ class Launch:
     arm: Arm
     seed: int
     setup: dict[str, Any]  # engine, packages, machine, inherited variables
+    together: bool = field(default=False, compare=False)  # its server starts beside another's
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -118,7 +121,8 @@ class Launch:
         made_s = stored / known.make_bytes_s
         eager = self.arm.flags.get("enforce_eager")
         passes_s = self.arm.output_passes * OUTPUTS_S
-        return known.start_s + made_s + (0.0 if eager else compile_s) + passes_s
+        own_s = known.start_s * (TOGETHER if self.together else 1.0)
+        return own_s + made_s + (0.0 if eager else compile_s) + passes_s
 
     @cached_property
     def expected_windows(self) -> tuple[WindowPlan, ...]:
@@ -214,6 +218,38 @@ def launches(experiment: Experiment, setup: dict[str, Any]) -> tuple[Launch, ...
     return tuple(ordered)
 
 
+def start_together(one: Launch, other: Launch) -> bool:
+    """Whether the servers of two launches start at the same time, to be measured in turn.
+
+    A CPU engine imports for half a minute before it computes, the work of one core, so that two
+    take little longer than one. Only within a block, whose launches share the files of weights;
+    and none that compiles, for which it needs every core and a cache, and its time is a result.
+    """
+    machine, pair = one.setup["machine"], (one, other)
+    weights = sum(theory.parameters(each.arm.model, active=False) for each in pair)
+    need_bytes = 2 * SERVER_BYTES + theory.BF16_BYTES * weights
+    return (
+        (one.experiment, one.block) == (other.experiment, other.block)
+        and one.setup["engine"]["kind"] == "cpu"
+        and all(each.arm.flags.get("enforce_eager") for each in pair)
+        and machine.get("cores", 1) > 1
+        and need_bytes <= 0.75 * machine.get("memory_gib", 0) * 2**30
+    )
+
+
+def paired(launches: Iterable[Launch]) -> tuple[Launch, ...]:
+    """The same in the same order; of those that start two at a time, each knows it."""
+    found = list(launches)
+    number = 0
+    while number + 1 < len(found):
+        pair = found[number : number + 2]
+        if start_together(*pair):
+            found[number : number + 2] = [replace(each, together=True) for each in pair]
+            number += 1
+        number += 1
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Cost:
     """What is still to be done."""
@@ -232,7 +268,7 @@ class Cost:
 
 def cost(missing: Iterable[Launch]) -> Cost:
     """What these launches will take."""
-    wanted: Sequence[Launch] = tuple(missing)
+    wanted: Sequence[Launch] = paired(missing)
     return Cost(
         launches=len(wanted),
         windows=sum(len(launch.expected_windows) for launch in wanted),

@@ -12,8 +12,8 @@ from functools import cache
 
 from study import paths
 
-VERSION = 7
-DIGEST = "d62bfe8324a9c5b1"
+VERSION = 8
+DIGEST = "0a3c08fd429a424a"
 
 # The modules between an arm and its raw data.
 MEASURING = (
@@ -34,6 +34,7 @@ MEASURING = (
     "search",
     "second",
     "server",
+    "starts",
     "telemetry",
     "weights",
     "window",

@@ -92,7 +92,7 @@ def _within(missing: tuple[Launch, ...], left_s: float, slowness: float) -> str:
     fitting: list[Launch] = []
     place = {name: number for number, name in enumerate(one.experiment for one in missing)}
     order = sorted(missing, key=lambda one: (one.block, place[one.experiment], one.arm.rank))
-    for launch in order:
+    for launch in plan.paired(order):
         expected_s = slowness * launch.expected_s
         if budget.MARGIN * expected_s <= left_s:
             fitting.append(launch)

@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import count
-from pathlib import Path
 from typing import TextIO
 
 import psutil
 
-from study import cores, engine, experience, frames, outputs, paths, plan, standing
+from study import cores, engine, experience, frames, outputs, plan, standing
 from study.budget import Budget
 from study.client import Client
 from study.errors import StudyError
-from study.experiment import STORAGE, Arm, Experiment
+from study.experiment import Arm, Experiment
 from study.plan import Launch
 from study.progress import Progress
 from study.search import Search, Seen
-from study.server import Server, ServerError, free_port
+from study.server import Server, ServerError
+from study.starts import Start, Starts
 from study.store import MAX_ATTEMPTS, LaunchWriter, Store, write_json
 from study.window import Session
 
 SERVER_INFO_S = 120.0  # the engine asks the whole machine for its versions before it answers
-STORED = "kv-"  # how the folders begin in which an engine keeps KV cache
 
 
 def run_experiment(
@@ -53,38 +50,117 @@ def run_experiment(
     if not any(map(budget.allows, missing)):
         print("no time is left for it: the budget is spent", file=say, flush=True)
         return launches
-    progress = Progress(missing, out, budget.known)
-    with store.measuring(), Client(cpus=cores.client()) as client:
-        for number, launch in enumerate(missing, start=1):
-            progress.launch(launch, number, experiment.launches)
-            _try(launch, launches, store, client, progress, budget)
+    with (
+        store.measuring(),
+        Client(cpus=cores.client()) as client,
+        Starts(store, budget.ordering) as starts,
+    ):
+        progress = Progress(missing, out, budget.known)
+        run = Run(launches, store, starts, client, progress, budget)
+        for number, launch in enumerate(missing):
+            progress.launch(launch, number + 1, experiment.launches)
+            run.settle(launch, missing[number + 1 :])
     return launches
 
 
-def _try(
-    launch: Launch,
-    launches: tuple[Launch, ...],
-    store: Store,
-    client: Client,
-    progress: Progress,
-    budget: Budget,
-) -> None:
-    """Measure a launch; where it failed, once more at once, in the same block."""
-    tries = 0
-    while tries < MAX_ATTEMPTS and launch in standing.missing(launches, store):
-        if not budget.allows(launch):
-            if tries:
-                progress.say("not tried again: the budget leaves no time for it")
-            else:
-                progress.skipped(launch, "not measured: the budget leaves no time for it")
-            return
-        tries += 1
-        progress.say("starting the server")
-        _revive(client)
-        run_launch(launch, store, client, progress, budget.ordering)
-        budget.known = experience.of_this_machine(store, launch.setup)
-    if not tries:
-        progress.skipped(launch, "settled by the engine's answer in an earlier block")
+@dataclass(frozen=True)
+class Run:
+    """The launches of an experiment, and what they are measured with."""
+
+    launches: tuple[Launch, ...]
+    store: Store
+    starts: Starts
+    client: Client
+    progress: Progress
+    budget: Budget
+
+    def settle(self, launch: Launch, later: Sequence[Launch]) -> None:
+        """Measure a launch; where it failed, once more at once, in the same block.
+
+        `later`: those whose turn comes after it, in order.
+        """
+        for tries in range(MAX_ATTEMPTS):
+            to_do = standing.missing(self.launches, self.store)
+            if launch not in to_do:
+                if not tries:
+                    why = "settled by the engine's answer in an earlier block"
+                    self.progress.skipped(launch, why)
+                return
+            if not self.budget.allows(launch):
+                self._no_time(launch, again=tries > 0)
+                return
+            _revive(self.client)
+            self.measure(*self._together(launch, [one for one in later if one in to_do]))
+            known = experience.of_this_machine(self.store, launch.setup)
+            self.budget.known = known
+
+    def _together(self, launch: Launch, later: Sequence[Launch]) -> tuple[Launch, Launch | None]:
+        """The launch, and the next one where their servers start together and time is left."""
+        first, *others = plan.paired([launch, *later])
+        if first.together and self.budget.allows(first, others[0]):
+            return first, others[0]
+        return launch, None
+
+    def _no_time(self, launch: Launch, again: bool) -> None:
+        self.starts.pass_over(launch)
+        if again:
+            self.progress.say("not tried again: the budget leaves no time for it")
+        else:
+            self.progress.skipped(launch, "not measured: the budget leaves no time for it")
+
+    def measure(self, launch: Launch, beside: Launch | None) -> None:
+        """Measure one launch. Only an interruption or a full disk raises; the rest is an outcome.
+
+        `beside`: the next launch, if its server is to start beside this one's.
+        """
+        start = self.starts.of(launch)
+        try:
+            outcome, reason = self._measure(start, beside)
+        except ServerError as error:
+            outcome, reason = ("rejected" if error.refused else "failed"), error.reason
+            start.writer.update(error=str(error))
+        except StudyError as error:
+            outcome, reason = "failed", str(error)
+        except BaseException as error:
+            start.writer.update(status="interrupted", reason=f"{type(error).__name__}: {error}")
+            raise
+        start.writer.end(outcome, reason)
+        self.progress.launch_done(launch, outcome, reason)
+
+    def _measure(self, start: Start, beside: Launch | None) -> tuple[str, str]:
+        launch, arm, writer = start.launch, start.launch.arm, start.writer
+        with start, _interruption_noted(writer):
+            self.progress.say(_starting(start, beside))
+            self.starts.bring_up(start, beside)
+            began, server = time.monotonic(), start.server()
+            bound = cores.bind(server.pid, engine.core_pid(server.log_text()))
+            writer.update(ready_s=server.ready_s, cores=bound)
+            in_force = _asked(server, arm, writer)
+            session = Session(launch, server, self.client, start.storage, self.starts.waiting)
+            _load(session, writer, in_force, self.progress)
+            stopping = time.monotonic()
+        ended = time.monotonic()
+        writer.update(stop_s=ended - stopping, wall_s=start.took_s + ended - began)
+        return _outcome(arm.expected, in_force)
+
+
+def _starting(start: Start, beside: Launch | None) -> str:
+    if start.begun:
+        return "its server has waited, ready"
+    return "starting the server" + (f", and that of {beside.arm.name} beside it" if beside else "")
+
+
+def _asked(server: Server, arm: Arm, writer: LaunchWriter) -> dict[str, str | None]:
+    """What the engine says is in force, and its answers to the fixed prompts; on record."""
+    longest = int(arm.flags["max_model_len"])
+    beside = ThreadPoolExecutor()  # its answer takes seconds, and so do the prompts
+    info = beside.submit(server.require, "GET", "/server_info", SERVER_INFO_S)
+    beside.shutdown(wait=False)  # who interrupts the prompts does not wait for it
+    said = outputs.capture(server, arm.model, longest, arm.output_passes)
+    write_json(writer.folder / "outputs.json", said)
+    in_force = engine.in_force(server.metrics(), info.result()[1], server.log_text())
+    writer.update(in_force=in_force)
+    return in_force
 
 
 def _revive(client: Client) -> None:
@@ -96,58 +172,6 @@ def _revive(client: Client) -> None:
     if died:
         client.__exit__(None, None, None)
         client.__enter__()
-
-
-def run_launch(
-    launch: Launch, store: Store, client: Client, progress: Progress, order: str = "random"
-) -> None:
-    """Measure one launch. Only an interruption or a full disk raises; the rest is an outcome.
-
-    `order` is how its block was ordered, for the record.
-    """
-    writer = store.begin(launch)
-    writer.update(order=order)
-    try:
-        outcome, reason = _measure(launch, writer, client, progress)
-    except ServerError as error:
-        outcome, reason = ("rejected" if error.refused else "failed"), error.reason
-        writer.update(error=str(error))
-    except StudyError as error:
-        outcome, reason = "failed", str(error)
-    except BaseException as error:
-        writer.update(status="interrupted", reason=f"{type(error).__name__}: {error}")
-        raise
-    writer.end(outcome, reason)
-    progress.launch_done(launch, outcome, reason)
-
-
-def _measure(
-    launch: Launch, writer: LaunchWriter, client: Client, progress: Progress
-) -> tuple[str, str]:
-    arm, port, name = launch.arm, free_port(), f"study-{launch.id}"
-    # The weights are made up from the seed of the block: launches of a block share them.
-    seed = launch.seed + launch.block
-    folder = engine.model_folder(arm.model, seed, compared=arm.output_passes > 0)
-    started = time.monotonic()
-    with _storage(arm) as storage:
-        command = engine.command(arm, sys.executable, folder, name, port, seed, str(storage))
-        writer.update(command=command.as_shell(), compile_cache=engine.compile_cache())
-        with Server(command, name, port, writer.log) as server, _interruption_noted(writer):
-            bound = cores.bind(server.pid, engine.core_pid(server.log_text()))
-            writer.update(ready_s=server.ready_s, cores=bound)
-            longest = int(arm.flags["max_model_len"])
-            beside = ThreadPoolExecutor()  # its answer takes seconds, and so do the prompts
-            info = beside.submit(server.require, "GET", "/server_info", SERVER_INFO_S)
-            beside.shutdown(wait=False)  # who interrupts the prompts does not wait for it
-            said = outputs.capture(server, arm.model, longest, arm.output_passes)
-            write_json(writer.folder / "outputs.json", said)
-            in_force = engine.in_force(server.metrics(), info.result()[1], server.log_text())
-            writer.update(in_force=in_force)
-            _load(Session(launch, server, client, storage), writer, in_force, progress)
-            stopping = time.monotonic()
-        ended = time.monotonic()
-    writer.update(stop_s=ended - stopping, wall_s=ended - started)
-    return _outcome(arm.expected, in_force)
 
 
 def _load(
@@ -183,19 +207,6 @@ def _said(search: Search, seen: Mapping[str, Seen]) -> dict[str, object]:
         workload: {"seen": list(so_far.items()), **asdict(search.next(so_far))}
         for workload, so_far in seen.items()
     }
-
-
-@contextmanager
-def _storage(arm: Arm) -> Iterator[Path | None]:
-    """A folder for as long as the launch lasts, if a flag of the arm wants one."""
-    if not any(STORAGE in str(value) for value in arm.flags.values()):
-        yield None
-        return
-    paths.CACHE.mkdir(parents=True, exist_ok=True)
-    for left in paths.CACHE.glob(f"{STORED}*"):  # by a run that was killed; no other one runs now
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=STORED, dir=paths.CACHE) as folder:
-        yield Path(folder)
 
 
 @contextmanager

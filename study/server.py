@@ -51,11 +51,12 @@ class ServerError(StudyError):
         )
 
 
-def free_port() -> int:
-    """A loopback port that nobody listens on."""
+def free_port(but: int | None = None) -> int:
+    """A loopback port that nobody listens on; not `but`, on which somebody is about to."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        port = int(probe.getsockname()[1])
+        return port if port != but else free_port(but)  # this one is held until that is found
 
 
 def port_is_free(port: int) -> bool:
@@ -67,6 +68,17 @@ def port_is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+@dataclass
+class _Watch:
+    """What a starting server has shown of itself so far; times as CLOCK_MONOTONIC seconds."""
+
+    began: float
+    grown: float  # when its log last grew
+    log_bytes: int = 0
+    building: bool = False
+    compiling_since: float | None = None
 
 
 class Server:
@@ -85,24 +97,30 @@ class Server:
         self.base_url = f"http://127.0.0.1:{port}"
         self.ready_s = float("nan")
         self._process: subprocess.Popen[bytes] | None = None
+        self._watch = _Watch(math.nan, math.nan)
         # Engines leave their sockets behind, four a launch, in the folder for temporary files.
         self._sockets = tempfile.TemporaryDirectory(prefix="study-", ignore_cleanup_errors=True)
 
     def __enter__(self) -> Self:
+        try:
+            self.start()
+            while not self.is_ready():
+                time.sleep(POLL_S)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def start(self) -> None:
+        """Start the process; `is_ready` tells when it serves. Who calls this calls `stop` too."""
         if not port_is_free(self.port):
             raise StudyError(
                 f"the server's port must be free; something listens on {self.port}. "
                 "Stop it, or let the study choose a port."
             )
-        started = time.monotonic()
-        try:
-            self._start()
-            self._wait_until_ready(started)
-        except BaseException:
-            self.stop()
-            raise
-        self.ready_s = time.monotonic() - started
-        return self
+        now = time.monotonic()
+        self._watch = _Watch(now, now)
+        self._start()
 
     def __exit__(
         self,
@@ -129,30 +147,38 @@ class Server:
     def _own_environment(self) -> dict[str, str]:
         return {"VLLM_API_KEY": self.api_key, "VLLM_RPC_BASE_PATH": self._sockets.name}
 
-    def _wait_until_ready(self, started: float) -> None:
-        compiling_since: float | None = None
-        size, grown, building = 0, started, False
-        while not self._answers():
-            now = time.monotonic()
-            self.check_alive("the server ended before it was ready")
-            if (new_size := self.log.stat().st_size) > size:
-                size, grown = new_size, now
-                log = self.log_text()
-                building = engine.building(log)
-                if compiling_since is None and engine.compiling(log):
-                    compiling_since = now
-            self._check_limits(now, started, compiling_since, now if building else grown)
-            time.sleep(POLL_S)
+    def is_ready(self) -> bool:
+        """Whether a started server serves by now; one look, which takes no time.
 
-    def _check_limits(
-        self, now: float, started: float, compiling_since: float | None, grown: float
-    ) -> None:
-        if compiling_since is None and now - started > self.limits.load_s:
-            raise self._late("load", now - started, self.limits.load_s)
+        Raises: ServerError if it ended, or takes longer than its limits.
+        """
+        if not math.isnan(self.ready_s):
+            return True
+        if self._answers():
+            self.ready_s = time.monotonic() - self._watch.began
+            return True
+        self.check_alive("the server ended before it was ready")
+        self._look_at_log(time.monotonic())
+        return False
+
+    def _look_at_log(self, now: float) -> None:
+        watch = self._watch
+        if (log_bytes := self.log.stat().st_size) > watch.log_bytes:
+            watch.log_bytes, watch.grown = log_bytes, now
+            log = self.log_text()
+            watch.building = engine.building(log)
+            if watch.compiling_since is None and engine.compiling(log):
+                watch.compiling_since = now
+        self._check_limits(now, watch)
+
+    def _check_limits(self, now: float, watch: _Watch) -> None:
+        compiling_since = watch.compiling_since
+        if compiling_since is None and now - watch.began > self.limits.load_s:
+            raise self._late("load", now - watch.began, self.limits.load_s)
         if compiling_since is not None and now - compiling_since > self.limits.compile_s:
             raise self._late("compile", now - compiling_since, self.limits.compile_s)
-        if now - grown > self.limits.stall_s:
-            raise self._late("write a line to its log", now - grown, self.limits.stall_s)
+        if not watch.building and now - watch.grown > self.limits.stall_s:
+            raise self._late("write a line to its log", now - watch.grown, self.limits.stall_s)
 
     def _late(self, doing: str, took_s: float, limit_s: float) -> ServerError:
         words = engine.Reason(

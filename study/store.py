@@ -14,6 +14,7 @@ import datetime
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -227,6 +228,10 @@ class LaunchWriter:
     def end(self, outcome: str, reason: str = "") -> None:
         """The launch came to its end, well or not."""
         self.update(status="ended", outcome=outcome, reason=reason, ended_utc=now())
+
+    def discard(self) -> None:
+        """Nothing was measured in this try, and nothing will be: it leaves no trace."""
+        shutil.rmtree(self.folder)
 
     def window_folder(self, index: int, name: str) -> Path:
         """The folder for the next window; it counts once `window.json` is in it."""

@@ -37,13 +37,15 @@ class Telemetry:
     """Looks at the machine from entering to leaving the block: before, in between, and after.
 
     `server` and `client` are the first process of each; the study's own processes are this one,
-    and all that it and those have started by now, or it has started and seen end.
+    and all that it and those have started by now, or it has started and seen end. A server that
+    is `waiting` for its turn is none of them: what it did would disturb, like anybody's work.
     """
 
-    def __init__(self, server: int | None, client: int | None) -> None:
+    def __init__(self, server: int | None, client: int | None, waiting: int | None = None) -> None:
         self._server = _family(server)
         self._client = [client] if client is not None else []
-        self._own = sorted({*_family(os.getpid()), *self._server, *self._client})
+        own = {*_family(os.getpid()), *self._server, *self._client}
+        self._own = sorted(own.difference(_family(waiting)))
         self._gpus = accelerators.find()
         self._rows: list[dict[str, float]] = []
         self._stop = threading.Event()

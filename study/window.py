@@ -28,12 +28,17 @@ OWN_SALT = WARM_SLICES  # of the window itself, beside those of its warm-up slic
 
 @dataclass(frozen=True)
 class Session:
-    """A launch whose server is up. `storage` is the folder that the engine keeps KV cache in."""
+    """A launch whose server is up.
+
+    `storage` is the folder that the engine keeps KV cache in; `waiting` the first process of a
+    server that is up too, and must be idle.
+    """
 
     launch: Launch
     server: Server
     client: Client
     storage: Path | None = None
+    waiting: int | None = None
     _prompts: dict[str, tuple[tuple[int, ...], ...]] = field(default_factory=dict)
 
     def measure(self, index: int, window: WindowPlan, folder: Path) -> None:
@@ -42,7 +47,7 @@ class Session:
         slices = self._warm_up(index, window, folder / "warm") if window.warm_up else []
         before, stored = idle_counters(self.server), self._stored()
         load_began, log_began = time.monotonic(), self.server.log_bytes()
-        telemetry = Telemetry(self.server.pid, self.client.pid)
+        telemetry = Telemetry(self.server.pid, self.client.pid, self.waiting)
         with telemetry, Sampler(self.server) as sampler:
             recording = self.client.run(self._load(index, window, slices), folder / "load")
         load_ended = time.monotonic()

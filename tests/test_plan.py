@@ -16,7 +16,7 @@ from study.search import Search
 SETUP: dict[str, Any] = {
     "engine": {"version": "1", "kind": "cpu"},
     "packages": {},
-    "machine": {"cores": 2},
+    "machine": {"cores": 2, "memory_gib": 16},
 }
 
 
@@ -162,3 +162,39 @@ def test_docstrings_and_comments_do_not_change_the_protocol() -> None:
     one = 'def f(x):\n    """Say."""\n    return x  # so\n'
     assert protocol._meaning(one) == protocol._meaning("def f(x):\n    return x")
     assert protocol._meaning(one) != protocol._meaning("def f(x):\n    return -x")
+
+
+ONE_OF_EACH = {"models": ["gqa-dense", "mla-dense", "gqa-moe"], "launches": 2}
+
+
+def on(kind: str = "cpu", cores: int = 2, memory_gib: int = 24) -> dict[str, Any]:
+    found = plan.setup()
+    return {
+        **found,
+        "engine": {**found["engine"], "kind": kind},
+        "machine": {**found["machine"], "cores": cores, "memory_gib": memory_gib},
+    }
+
+
+def test_servers_start_two_at_a_time_within_their_block() -> None:
+    launches = plan.launches(Architecture.of(ONE_OF_EACH), on())
+    paired = plan.paired(launches)
+    assert paired == launches and [one.id for one in paired] == [one.id for one in launches]
+    assert [one.together for one in paired] == [True, True, False] * 2
+    alone = sum(one.expected_s for one in launches)
+    saved = 4 * (1 - plan.TOGETHER) * plan.ON_A_CPU.start_s
+    assert plan.cost(launches).seconds == pytest.approx(alone - saved)
+
+
+@pytest.mark.parametrize(
+    ("where", "more"),
+    [
+        ({"kind": "cuda"}, {}),
+        ({"cores": 1}, {}),
+        ({"memory_gib": 8}, {}),
+        ({}, {"eager": False}),  # to compile takes every core, and its time is a result
+    ],
+)
+def test_a_server_starts_alone(where: dict[str, Any], more: dict[str, Any]) -> None:
+    launches = plan.launches(Architecture.of({**ONE_OF_EACH, **more}), on(**where))
+    assert not any(one.together for one in plan.paired(launches))

@@ -1,0 +1,175 @@
+"""The server of a launch, from its command to its end; where that pays, started before its turn.
+
+Where two servers start together (see plan.start_together), one is measured while the other waits:
+ready, holding its memory, and idle, for whatever it did would count as foreign load.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from study import engine, paths
+from study.errors import StudyError
+from study.experiment import STORAGE, Arm
+from study.plan import Launch
+from study.server import POLL_S, Server, free_port
+from study.store import Store
+
+STORED = "kv-"  # how the folders begin in which an engine keeps KV cache
+
+
+class Start:
+    """A try at a launch: its record is on disk; its server begins to start. Leaving it stops that.
+
+    What goes wrong with the server is raised when it is asked for, not before.
+    """
+
+    def __init__(self, launch: Launch, store: Store, order: str) -> None:
+        self.launch = launch
+        self.writer = store.begin(launch)
+        self.writer.update(order=order)
+        self.storage: Path | None = None
+        self.took_s = float("nan")  # until it was ready; of two that start together, half of it
+        self.begun = False
+        self._server: Server | None = None
+        self._failure: StudyError | None = None
+        self._open = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    def begin(self, beside: Start | None = None) -> None:
+        """Start its server; `beside` tells of another one that starts at this moment."""
+        self.begun = True
+        self.writer.update(started_beside=beside.launch.id if beside else None)
+        taken = beside._server.port if beside and beside._server else None
+        try:
+            self._start(free_port(but=taken))
+        except StudyError as error:
+            self._failure = error
+
+    def is_over(self) -> bool:
+        """Whether the server is ready, or never will be."""
+        if self._server is not None and self._failure is None:
+            try:
+                return self._server.is_ready()
+            except StudyError as error:
+                self._failure = error
+        return True
+
+    def server(self) -> Server:
+        """What serves. Raises: StudyError, with the engine's own reason, where nothing does."""
+        if self._failure is not None:
+            raise self._failure
+        assert self._server is not None, "begin comes first"
+        self._server.check_alive("the server ended before its turn")
+        return self._server
+
+    @property
+    def pid(self) -> int | None:
+        """Of the first process of its server, if one runs."""
+        return self._server.pid if self._server else None
+
+    def _start(self, port: int) -> None:
+        launch, arm = self.launch, self.launch.arm
+        # The weights are made up from the seed of the block: launches of a block share them.
+        seed = launch.seed + launch.block
+        folder = engine.model_folder(arm.model, seed, compared=arm.output_passes > 0)
+        self.storage = self._open.enter_context(_storage(arm))
+        name, storage = f"study-{launch.id}", str(self.storage)
+        command = engine.command(arm, sys.executable, folder, name, port, seed, storage)
+        self.writer.update(command=command.as_shell(), compile_cache=engine.compile_cache())
+        self._server = Server(command, name, port, self.writer.log)
+        self._open.callback(self._server.stop)
+        self._server.start()
+
+
+class Starts:
+    """The starts of one launch after the other; one that waits for its turn is stopped at the end.
+
+    `order` is how blocks were ordered, for the record.
+    """
+
+    def __init__(self, store: Store, order: str) -> None:
+        self._store, self._order = store, order
+        self._ahead: Start | None = None
+
+    def __enter__(self) -> Self:
+        for left in paths.CACHE.glob(f"{STORED}*"):  # by a run that was killed; no other one runs
+            shutil.rmtree(left, ignore_errors=True)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._drop()
+
+    @property
+    def waiting(self) -> int | None:
+        """The first process of the server that waits for its turn, if one does."""
+        return self._ahead.pid if self._ahead else None
+
+    def of(self, launch: Launch) -> Start:
+        """A try at this launch, whose server may be ready already."""
+        if self._ahead is None or self._ahead.launch.id != launch.id:
+            return Start(launch, self._store, self._order)
+        ahead, self._ahead = self._ahead, None
+        return ahead
+
+    def bring_up(self, start: Start, following: Launch | None = None) -> None:
+        """Begin a start and wait until it is over; if there is a `following` one, both."""
+        if start.begun:
+            return
+        began, together = time.monotonic(), [start]
+        if following is not None and self._ahead is None:
+            self._ahead = Start(following, self._store, self._order)
+            together.append(self._ahead)
+        start.begin(beside=self._ahead if len(together) > 1 else None)
+        for other in together[1:]:
+            other.begin(beside=start)
+        waiting = together
+        while waiting := [one for one in waiting if not one.is_over()]:
+            time.sleep(POLL_S)
+        for one in together:
+            one.took_s = (time.monotonic() - began) / len(together)
+
+    def pass_over(self, launch: Launch) -> None:
+        """The launch will not be measured: if its server waits, that goes, and its record too."""
+        if self._ahead is not None and self._ahead.launch.id == launch.id:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._ahead is not None:
+            with self._ahead as ahead:
+                self._ahead = None
+            ahead.writer.discard()
+
+
+@contextmanager
+def _storage(arm: Arm) -> Iterator[Path | None]:
+    """A folder for as long as the server lasts, if a flag of the arm wants one."""
+    if not any(STORAGE in str(value) for value in arm.flags.values()):
+        yield None
+        return
+    paths.CACHE.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=STORED, dir=paths.CACHE) as folder:
+        yield Path(folder)
