@@ -60,19 +60,20 @@ def _measure(grid: Grid, setup: Mapping[str, Any], store: Store) -> None:
 
 
 def _loads(grid: Grid, client: Client, cpus: list[int], into: Path) -> None:
-    """The grid, then the ramp until it breaks twice at one rate; if it never held, downwards.
+    """The grid, then the ramp until it breaks at some rate; if it never held, downwards.
 
-    Twice, because a neighbour on the machine can spoil a load, but never make one better.
+    What was not true is tried twice, because a neighbour on the machine can spoil a load, but never
+    make one better: one spoiled load of the grid would void every harder window of the study.
     """
     first = next(grid.loads())
     with tempfile.TemporaryDirectory() as scratch:
         one_load(first, client, cpus, Path(scratch) / "warm")  # its first load imports
-    for load in grid.loads():
-        _keep(load, client, cpus, into)
 
     def kept(load: NullLoad) -> bool:
         return _keep(load, client, cpus, into) or _keep(load, client, cpus, into)
 
+    for load in grid.loads():
+        kept(load)
     if not list(itertools.takewhile(kept, grid.ramp())):
         for load in grid.gentler():
             if kept(load):

@@ -76,16 +76,24 @@ class Calibration:
             kept = kept[kept["asked_per_s"] < self.breaking_per_s]
         return float(kept["chunks_per_s"].max())
 
+    @property
+    def counted(self) -> pd.DataFrame:
+        """Of the tries at each load the best, the later of equals: a neighbour can spoil a load,
+        but never make one better."""
+        order = self.points.sort_values(["held", "true"], kind="stable")
+        last = order.drop_duplicates(["kind", "level", "itl_ms"], keep="last")
+        return last.sort_index()
+
     def harder(self, level: int, chunks_per_s: float) -> pd.Series | None:
         """The gentlest load that was at least as hard; None where none was."""
-        level_is, rate_is = self.points["level"] >= level, self.points["chunks_per_s"]
-        found = self.points[level_is & (rate_is >= chunks_per_s)]
+        points = self.counted
+        found = points[(points["level"] >= level) & (points["chunks_per_s"] >= chunks_per_s)]
         return None if found.empty else found.iloc[int(_weight(found).argmin())]
 
     def easier(self, level: int, chunks_per_s: float) -> pd.Series | None:
         """The hardest load that was no harder; None where none was."""
-        level_is, rate_is = self.points["level"] <= level, self.points["chunks_per_s"]
-        found = self.points[level_is & (rate_is <= chunks_per_s)]
+        points = self.counted
+        found = points[(points["level"] <= level) & (points["chunks_per_s"] <= chunks_per_s)]
         return None if found.empty else found.iloc[int(_weight(found).argmax())]
 
 

@@ -116,10 +116,10 @@ def just_measured(
     rate = measure(evidence.requests, evidence.chunks, evidence.steady).output_tok_s
     judgements = validity.judge_window(evidence)
     is_void = validity.verdict(judgements) == "void" or math.isnan(rate)
-    return Found(None if is_void else rate, validity.of_the_moment(judgements))
+    return Found(None if is_void else rate, validity.of_the_moment(judgements, evidence))
 
 
-RECORDED = ("started_utc", "order", "ready_s", "stop_s", "wall_s")
+RECORDED = ("started_utc", "order", "started_beside", "ready_s", "stop_s", "wall_s")
 
 
 def _keys(launch: Launch) -> dict[str, Any]:

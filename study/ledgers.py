@@ -156,6 +156,7 @@ def confounds(found: Frames, launches: Sequence[Launch], floor: str = "") -> Tab
         *_clock(found, floor),
         *_switched_off(launches),
         *_ordered(found),
+        *_started(found),
         *_limits(launches),
     ]
     data = pd.DataFrame(rows, columns=["confound", "what was so", "what it means"])
@@ -257,6 +258,22 @@ def _ordered(found: Frames) -> list[Row]:
         return []
     meaning = "Inside a block some arms always came first, so a drift of the machine would side."
     return [("order of arms", "by how much they tell, for lack of time (budget)", meaning)]
+
+
+def _started(found: Frames) -> list[Row]:
+    """That servers started together, of which one waited while the other was measured."""
+    if "started_beside" not in found.launches:
+        return []
+    launches = found.launches[found.launches["ready_s"].notna()]
+    beside = launches["started_beside"].notna().sum()
+    if not beside:
+        return []
+    meaning = (
+        "While one was measured the other waited, idle, and held its memory: work of its own would "
+        "have voided a window. Their order is that of the block. Times until ready are of two at "
+        "once."
+    )
+    return [("servers", f"{beside} of {len(launches)} started two at a time", meaning)]
 
 
 def _limits(launches: Sequence[Launch]) -> list[Row]:

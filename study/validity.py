@@ -16,7 +16,7 @@ from study.gates.cache import cache_temperature
 from study.gates.consistency import conservation, not_repeated, times
 from study.gates.delivered import errors, lengths_delivered, treatment_in_force
 from study.gates.evidence import WindowEvidence
-from study.gates.headroom import client_headroom, demand
+from study.gates.headroom import Demand, beyond, client_headroom, demand
 from study.gates.judgement import Judgement, Scope, Verdict
 from study.gates.level import level_reached
 from study.gates.machine import machine_quiet
@@ -37,15 +37,20 @@ __all__ = [
     "verdict",
 ]
 
+
+def _demand(seen: WindowEvidence) -> Demand | None:
+    """What the window asked of the client; None without a steady part."""
+    if seen.steady is None:
+        return None
+    return demand(seen.requests, seen.chunks, seen.steady, seen.load)
+
+
 WINDOW_GATES: tuple[Callable[[WindowEvidence], Judgement], ...] = (
     lambda seen: level_reached(
         seen.requests, seen.samples, seen.steady, seen.level, seen.before, seen.after
     ),
     lambda seen: steady_part_found(seen.chunks, seen.steady),
-    lambda seen: client_headroom(
-        demand(seen.requests, seen.chunks, seen.steady, seen.load) if seen.steady else None,
-        seen.calibration,
-    ),
+    lambda seen: client_headroom(_demand(seen), seen.calibration),
     warm,
     cache_temperature,
     lambda seen: lengths_delivered(seen.requests, seen.input_tokens, seen.output_tokens),
@@ -79,10 +84,13 @@ def verdict(judgements: Sequence[Judgement]) -> Literal["valid", "void"]:
     return "void" if failed else "valid"
 
 
-def of_the_moment(judgements: Sequence[Judgement]) -> bool:
+def of_the_moment(judgements: Sequence[Judgement], evidence: WindowEvidence | None = None) -> bool:
     """Whether a window is void for passing reasons only, so that it is worth another try.
 
-    The choice looks at gates, never at the number: a window is not repeated for its result.
+    The choice looks at gates, never at the number: a window is not repeated for its result. What
+    the calibration says against the `evidence` would be said of every other try.
     """
     failed = {said.gate for said in judgements if (said.scope, said.verdict) == ("window", "fail")}
+    if evidence is not None and beyond(_demand(evidence), evidence.calibration):
+        return False
     return bool(failed) and failed <= PASSING

@@ -128,6 +128,22 @@ def test_the_ramp_goes_up_until_it_breaks_twice_and_down_where_it_never_held(
     assert seen == itls_ms
 
 
+def test_a_load_of_the_grid_that_was_spoiled_is_tried_once_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answers = iter([False, True, True, *[True] * 9])
+    seen: list[float] = []
+
+    def keep(load: NullLoad, *_: object) -> bool:
+        seen.append(load.itl_ms)
+        return next(answers)
+
+    monkeypatch.setattr(calibrating, "_keep", keep)
+    monkeypatch.setattr(calibrating, "one_load", lambda *_: {})
+    calibrating._loads(Grid((1,), (20.0, 5.0)), cast(Client, None), [0], tmp_path)
+    assert seen[:3] == [20.0, 20.0, 5.0] and seen[3] == nullloads.RAMP_ITLS_MS[0]
+
+
 def test_it_holds_for_one_client_one_machine_and_these_cores(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

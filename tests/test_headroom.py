@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from study.calibration import Calibration
 from study.client import Load, Recording, run_inline
 from study.connection import Connection
-from study.gates.headroom import LAG_LIMIT_S, RATE_FACTOR, Demand, client_headroom, demand
+from study.gates.headroom import LAG_LIMIT_S, RATE_FACTOR, Demand, beyond, client_headroom, demand
 from study.nullserver import serve
 from study.steady import steady_part
 
@@ -98,6 +98,30 @@ def test_the_ramp_tells_what_was_kept_and_where_it_broke() -> None:
     again = replace(found, points=spoiled)
     assert np.isnan(again.breaking_per_s)
     assert again.safe_per_s == 50e3
+
+
+def test_the_better_of_two_tries_at_a_load_counts() -> None:
+    """A neighbour spoiled the first: no window is void for it, and none fares better for a second
+    try that was worse."""
+    found = calibration()
+    spoiled = found.points.iloc[[0]].assign(held=False, true=False, itl_error_median_ms=9.0)
+    fine = client_headroom(ASKED, found)
+    for tries in ([spoiled, found.points], [found.points, spoiled]):
+        both = replace(found, points=pd.concat(tries, ignore_index=True))
+        assert client_headroom(ASKED, both) == fine
+        assert not beyond(ASKED, both)
+    twice = found.points.assign(held=False)
+    both = replace(found, points=pd.concat([twice, twice], ignore_index=True))
+    assert client_headroom(ASKED, both).verdict == "fail" and beyond(ASKED, both)
+
+
+def test_a_late_loop_passes_and_a_calibration_does_not() -> None:
+    """Which decides whether the window is worth another try."""
+    late = replace(ASKED, loop_lag_p99_s=0.05)
+    assert client_headroom(late, calibration()).verdict == "fail"
+    assert not beyond(late, calibration())
+    assert beyond(ASKED, calibration(held=0.0))
+    assert not beyond(None, calibration()) and not beyond(ASKED, None)
 
 
 def test_too_much_at_a_harder_load_alone_proves_nothing() -> None:

@@ -55,3 +55,12 @@ def test_a_confound_is_listed_only_where_it_applies(
     off = known["features off for all"]
     assert off.startswith("Off in all arms, because vLLM's MLA") and "are not known." in off
     assert ("ratio of families" in off) == across
+
+
+def test_servers_that_started_together_are_a_confound() -> None:
+    found, asked = stub.frames(stub.experiment()), stub.launches(stub.experiment())
+    assert "servers" not in set(ledgers.confounds(found, asked).data["confound"])
+    launches = found.launches["launch"]
+    found.launches["started_beside"] = [launches[1], launches[0], *[None] * (len(launches) - 2)]
+    known = ledgers.confounds(found, asked).data.set_index("confound")["what was so"]
+    assert known["servers"] == f"2 of {len(launches)} started two at a time"

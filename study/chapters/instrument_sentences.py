@@ -36,7 +36,8 @@ def client(part: Part, values: Values) -> str:
     points = instrument.calibrated(part)
     if points.empty or part.calibration is None:
         return NO_CALIBRATION
-    key, grid = f"{part.name}.calibration", points[points["kind"] == GRID]
+    key, counted = f"{part.name}.calibration", part.calibration.counted
+    grid = counted[counted["kind"] == GRID]
     where = "share one core" if part.calibration.shared else "have cores of their own"
     levels = [values.count(f"{key}.level.{at}", n) for at, n in _ends(grid["level"])]
     rates = [values.count(f"{key}.rate.{at}", n) for at, n in _ends(grid["chunks_per_s"])]
@@ -46,12 +47,15 @@ def client(part: Part, values: Values) -> str:
     itl = [values.number(f"{key}.itl_ms.{at}", n) for at, n in _ends(grid["itl_error_median_ms"])]
     held = int(grid["held"].sum())
     said = values.count(f"{key}.held", held)
+    again = int((points["kind"] == GRID).sum()) - len(grid)
+    better = f"; {values.count(f'{key}.again', again)} were tried twice, and the better try counts"
     return (
         f"Against a null server that knows when it sent each token, where client and server "
         f"{where}: at levels {_to(levels)} and {_to(rates)} chunks/s the client adds "
         f"**{_to(ttft)} ms** of its own to the median TTFT, and its ITL is **{_to(itl)} ms** "
         f"(median) off the gap that was. The pace was held in {said} of "
-        f"{values.count(f'{key}.loads', len(grid))} loads of the grid. " + _breaking(part, values)
+        f"{values.count(f'{key}.loads', len(grid))} loads of the grid{better if again else ''}. "
+        + _breaking(part, values)
     )
 
 

@@ -85,6 +85,13 @@ def client_headroom(asked: Demand | None, calibration: Calibration | None) -> Ju
     return Judgement(GATE, "window", verdict, said, LIMIT, f"{load}: {said}.")
 
 
+def beyond(asked: Demand | None, calibration: Calibration | None) -> bool:
+    """Whether the client lacks room by its calibration alone: at this load it always will."""
+    if asked is None:
+        return False
+    return any(verdict == "fail" for verdict, _ in _calibrated(asked, calibration))
+
+
 def _lag(asked: Demand) -> Finding:
     text = f"the client's loop was late by {asked.loop_lag_p99_s * 1e3:.3g} ms (99th percentile)"
     if math.isnan(asked.loop_lag_p99_s):
