@@ -30,7 +30,9 @@ class Frames:
 
     launches: a row per launch asked for, measured or not: experiment, launch, block, arm, one
         column per factor, outcome (`not measured` where nothing ended yet), reason, attempts,
-        ready_s, stop_s, wall_s, windows, and what the engine says is in force.
+        started_beside (the launch whose server started with its own, if one did), ready_s, stop_s,
+        wall_s (of two that started together, with half of that time each), windows, and what the
+        engine says is in force.
     windows: a row per window of a launch that was measured: experiment, launch, block, arm, one
         column per factor, workload, input_tokens, output_tokens, level, searched (the level was
         chosen by the arm's search, not asked for), max_num_seqs (asked for), again (measured once

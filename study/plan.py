@@ -239,7 +239,7 @@ def start_together(one: Launch, other: Launch) -> bool:
 
 def paired(launches: Iterable[Launch]) -> tuple[Launch, ...]:
     """The same in the same order; of those that start two at a time, each knows it."""
-    found = list(launches)
+    found = [replace(one, together=False) if one.together else one for one in launches]
     number = 0
     while number + 1 < len(found):
         pair = found[number : number + 2]

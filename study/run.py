@@ -26,6 +26,7 @@ from study.starts import Start, Starts
 from study.store import MAX_ATTEMPTS, LaunchWriter, Store, write_json
 from study.window import Session
 
+SETTLED = "settled by the engine's answer in an earlier block"
 SERVER_INFO_S = 120.0  # the engine asks the whole machine for its versions before it answers
 
 
@@ -41,7 +42,7 @@ def run_experiment(
     store, say, setup = store or Store(), out or sys.stdout, plan.setup()
     budget = Budget.from_environment(experience.of_this_machine(store, setup))
     launches = plan.launches(experiment, setup)
-    missing = budget.order(standing.missing(launches, store))
+    missing = plan.paired(budget.order(standing.missing(launches, store)))
     if not missing:
         print(f"{experiment.name}: all {len(launches)} launches are on disk", file=say, flush=True)
         return launches
@@ -83,22 +84,22 @@ class Run:
             to_do = standing.missing(self.launches, self.store)
             if launch not in to_do:
                 if not tries:
-                    why = "settled by the engine's answer in an earlier block"
-                    self.progress.skipped(launch, why)
+                    self.progress.skipped(launch, SETTLED)
                 return
             if not self.budget.allows(launch):
                 self._no_time(launch, again=tries > 0)
                 return
             _revive(self.client)
-            self.measure(*self._together(launch, [one for one in later if one in to_do]))
-            known = experience.of_this_machine(self.store, launch.setup)
-            self.budget.known = known
+            following = next((one for one in later if one in to_do), None)
+            self.measure(*self._together(launch, following))
+            self.budget.known = experience.of_this_machine(self.store, launch.setup)
 
-    def _together(self, launch: Launch, later: Sequence[Launch]) -> tuple[Launch, Launch | None]:
+    def _together(self, launch: Launch, following: Launch | None) -> tuple[Launch, Launch | None]:
         """The launch, and the next one where their servers start together and time is left."""
-        first, *others = plan.paired([launch, *later])
-        if first.together and self.budget.allows(first, others[0]):
-            return first, others[0]
+        if following is not None:
+            first, second = plan.paired([launch, following])
+            if first.together and self.budget.allows(first, second):
+                return first, second
         return launch, None
 
     def _no_time(self, launch: Launch, again: bool) -> None:

@@ -184,6 +184,8 @@ def test_servers_start_two_at_a_time_within_their_block() -> None:
     alone = sum(one.expected_s for one in launches)
     saved = 4 * (1 - plan.TOGETHER) * plan.ON_A_CPU.start_s
     assert plan.cost(launches).seconds == pytest.approx(alone - saved)
+    assert sum(one.expected_s for one in paired) == pytest.approx(alone - saved)
+    assert not plan.paired(paired[:1])[0].together  # its partner is gone
 
 
 @pytest.mark.parametrize(
