@@ -24,7 +24,8 @@ UNFINISHED = f".{calibration.PREFIX}"
 def calibrate(grid: Grid, store: Store | None = None, out: TextIO | None = None) -> Calibration:
     """Measure the loads of the grid unless they are on disk; return all that is known.
 
-    What was interrupted is measured anew, whole.
+    What was interrupted is measured anew, whole; so is, where failures are forgiven (`RETRY=1`),
+    what did not keep the pace. Then the better try at each load counts.
     """
     store, say, setup = store or Store(), out or sys.stdout, plan.setup()
     if calibration.is_done(grid, setup, store):
@@ -53,7 +54,7 @@ def _measure(grid: Grid, setup: Mapping[str, Any], store: Store) -> None:
         content = {"budget": budget, "asked": asked, "started_utc": began, "ended_utc": now()}
         write_json(partial / calibration.FILE, content)
         partial.chmod(0o755)
-        partial.rename(calibration.folder(grid, setup, store))
+        partial.rename(calibration.new_folder(grid, setup, store))
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -4,7 +4,8 @@
     data/raw/calibration-<hash>/<nn>/              a load: recording with text, then point.json
 
 The hash is that of the client's code, the machine, the cores that client and server had, and the
-loads asked for. A folder is there whole or not at all. What is stated is computed from it here.
+loads asked for; one measured anew gets a folder of its own, `calibration-<hash>.2`. A folder is
+there whole or not at all. What is stated is computed from all of them here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -25,9 +27,9 @@ import pandas as pd
 from study import cores, protocol, truth
 from study.client import Recording
 from study.gates.level import LEVEL_TOLERANCE
-from study.nullloads import RAMP, Grid, NullLoad
+from study.nullloads import GRID, RAMP, Grid, NullLoad
 from study.steady import floats, least_sample
-from study.store import Store
+from study.store import FORGIVEN, Store
 from study.truth import Claims
 
 # What stands between a token's write and its time in our data, and what the truth is told by.
@@ -80,7 +82,7 @@ class Calibration:
     def counted(self) -> pd.DataFrame:
         """Of the tries at each load the best, the later of equals: a neighbour can spoil a load,
         but never make one better."""
-        order = self.points.sort_values(["held", "true"], kind="stable")
+        order = self.points.reset_index(drop=True).sort_values(["held", "true"], kind="stable")
         last = order.drop_duplicates(["kind", "level", "itl_ms"], keep="last")
         return last.sort_index()
 
@@ -118,15 +120,38 @@ def asked(grid: Grid) -> list[dict[str, Any]]:
     return [asdict(load) for load in (*grid.loads(), *grid.ramp())]
 
 
-def folder(grid: Grid, setup: Mapping[str, Any], store: Store) -> Path:
-    """Where the calibration for this grid lies, or would."""
-    identity = json.dumps([budget(setup), asked(grid)], sort_keys=True)
-    return store.folder / f"{PREFIX}{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+def new_folder(grid: Grid, setup: Mapping[str, Any], store: Store) -> Path:
+    """Where the next calibration for this grid belongs."""
+    name, before = _name(grid, setup), len(_before(grid, setup, store))
+    return store.folder / (f"{name}.{before + 1}" if before else name)
 
 
 def is_done(grid: Grid, setup: Mapping[str, Any], store: Store) -> bool:
-    """Whether it need not be measured."""
-    return (folder(grid, setup, store) / FILE).exists()
+    """Whether it need not be measured: it was, and kept the pace of the whole grid.
+
+    Or not, but nobody asked for another try since then (`RETRY=1`).
+    """
+    before = _before(grid, setup, store)
+    if not before:
+        return False
+    last = max(orjson.loads((path / FILE).read_bytes())["started_utc"] for path in before)
+    return last >= os.environ.get(FORGIVEN, "") or _kept(before)
+
+
+def _name(grid: Grid, setup: Mapping[str, Any]) -> str:
+    identity = json.dumps([budget(setup), asked(grid)], sort_keys=True)
+    return f"{PREFIX}{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+
+
+def _before(grid: Grid, setup: Mapping[str, Any], store: Store) -> list[Path]:
+    """The folders of this calibration that are whole."""
+    return [path.parent for path in store.folder.glob(f"{_name(grid, setup)}*/{FILE}")]
+
+
+def _kept(folders: Sequence[Path]) -> bool:
+    """Whether client and null server kept the pace of every load of the grid, in some try."""
+    found = Calibration(pd.concat([_points(path) for path in folders]), (), ()).counted
+    return bool(found.loc[found["kind"] == GRID, "held"].all())
 
 
 def read(setup: Mapping[str, Any], store: Store | None = None) -> Calibration | None:

@@ -28,6 +28,10 @@ ENGINE_CLOCK = (
     "before the answer goes back through it; the client's holds both ways."
 )
 ONE_BLOCK = "one block carries no interval, and no test"
+LOST = (
+    "A window that asks for more than one of the others did is void. Was the machine busy then, "
+    "`make reproduce RETRY=1` calibrates once more, and what was measured is judged anew. "
+)
 NO_VALID = "There is no valid window to compare them on."
 
 
@@ -55,6 +59,7 @@ def client(part: Part, values: Values) -> str:
         f"**{_to(ttft)} ms** of its own to the median TTFT, and its ITL is **{_to(itl)} ms** "
         f"(median) off the gap that was. The pace was held in {said} of "
         f"{values.count(f'{key}.loads', len(grid))} loads of the grid{better if again else ''}. "
+        + ("" if held == len(grid) else LOST)
         + _breaking(part, values)
     )
 
