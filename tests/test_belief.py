@@ -39,8 +39,11 @@ def test_windows_are_counted_by_what_is_proven() -> None:
     counted = {key.removeprefix("belief."): one["value"] for key, one in values.known.items()}
     assert counted == {
         "windows": 3, "valid": 2, "void": 1, "gates": 2, "unproven": 1, "unproven.most_often": 1,
-        "again": 1,
+        "again": 1, "void.errors": 1,
     }  # fmt: skip
+    assert "1 void (most often by `errors` 1)" in belief.verdicts(found(), Values()).replace(
+        "*", ""
+    )
 
 
 def test_where_none_is_fully_proven_that_is_said() -> None:

@@ -20,6 +20,7 @@ from study.tables import Table
 
 BOOK = "90_report-belief"
 COLOUR = {"pass": "#009E73", "cannot judge": "#d1d5db", "fail": "#D55E00"}
+MOST_OFTEN = 3  # gates that are named
 DIGIT = 0.012  # of the bar's width, as much as one digit takes
 
 
@@ -60,8 +61,17 @@ def verdicts(found: Frames, values: Values) -> str:
     gates_asked = values.count("belief.gates", judged["gate"].nunique())
     return (
         f"Each of {all_windows} windows was judged by {gates_asked} gates: **{valid_ones} are "
-        f"valid** and {void} void{_second_tries(found, values)}. {_unsure(found, values)}"
+        f"valid** and {void} void{_voided_by(judged, values)}{_second_tries(found, values)}. "
+        f"{_unsure(found, values)}"
     )
+
+
+def _voided_by(judged: pd.DataFrame, values: Values) -> str:
+    """The gates that fail most often; one void window may fail several."""
+    failed = judged.loc[judged["verdict"] == "fail", "gate"].value_counts()
+    most = failed.sort_index().sort_values(ascending=False, kind="stable").head(MOST_OFTEN)
+    said = [f"`{gate}` {values.count(f'belief.void.{gate}', n)}" for gate, n in most.items()]
+    return f" (most often by {', '.join(said)})" if said else ""
 
 
 def _second_tries(found: Frames, values: Values) -> str:
