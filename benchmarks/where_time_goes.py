@@ -60,9 +60,8 @@ def _since(attempt: Attempt, began: datetime) -> bool:
 def _parts(attempt: Attempt) -> dict[str, float]:
     record = attempt.record or {}
     windows = [json.loads((folder / "window.json").read_text()) for folder in attempt.windows]
-    at_once = 2 if record.get("started_beside") else 1
     return {
-        "server starts": (record.get("ready_s") or _refused_s(record)) / at_once,
+        "server starts": record.get("start_s") or _refused_s(record),
         "warm-ups": sum(one["warm_s"] for one in windows),
         "windows": sum(one["load_s"] for one in windows),
         "second instrument": sum(one["second"]["wall_s"] for one in windows if "second" in one),

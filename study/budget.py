@@ -56,11 +56,12 @@ class Budget:
             return tuple(missing)
         return tuple(sorted(missing, key=lambda launch: (launch.block, launch.arm.rank)))
 
-    def allows(self, *launches: Launch) -> bool:
-        """Whether the launches would be over in time, by what was seen so far."""
+    def allows(self, *launches: Launch, done_s: float = 0.0) -> bool:
+        """Whether the launches would be over in time, by what was seen so far; `done_s` of what
+        they are expected to take is behind them."""
         if self.deadline is None:
             return True
-        expected_s = sum(launch.expected_s for launch in launches)
+        expected_s = sum(launch.expected_s for launch in launches) - done_s
         return time.monotonic() + MARGIN * self.slowness * expected_s <= self.deadline
 
     @property

@@ -64,7 +64,7 @@ def _loads(grid: Grid, client: Client, cpus: list[int], into: Path) -> None:
     """The grid, then the ramp until it breaks at some rate; if it never held, downwards.
 
     What was not true is tried twice, because a neighbour on the machine can spoil a load, but never
-    make one better: one spoiled load of the grid would void every harder window of the study.
+    make one better: one spoiled load of the grid can void most windows of the study.
     """
     first = next(grid.loads())
     with tempfile.TemporaryDirectory() as scratch:

@@ -80,11 +80,14 @@ class Calibration:
 
     @property
     def counted(self) -> pd.DataFrame:
-        """Of the tries at each load the best, the later of equals: a neighbour can spoil a load,
-        but never make one better."""
-        order = self.points.reset_index(drop=True).sort_values(["held", "true"], kind="stable")
-        last = order.drop_duplicates(["kind", "level", "itl_ms"], keep="last")
-        return last.sort_index()
+        """Of the tries at each load the best, by whether it was held, was true, and by what the
+        client added: a neighbour can spoil a load, but never make one better."""
+        tries = self.points.reset_index(drop=True)
+        added_ms = tries["ttft_added_median_ms"] + tries["itl_error_median_ms"]
+        keys = {"held": tries["held"], "true": tries["true"], "fine": -added_ms.fillna(np.inf)}
+        order = pd.DataFrame(keys).sort_values(list(keys), kind="stable").index
+        best = tries.loc[order].drop_duplicates(["kind", "level", "itl_ms"], keep="last")
+        return best.sort_index()
 
     def harder(self, level: int, chunks_per_s: float) -> pd.Series | None:
         """The gentlest load that was at least as hard; None where none was."""
@@ -122,8 +125,10 @@ def asked(grid: Grid) -> list[dict[str, Any]]:
 
 def new_folder(grid: Grid, setup: Mapping[str, Any], store: Store) -> Path:
     """Where the next calibration for this grid belongs."""
-    name, before = _name(grid, setup), len(_before(grid, setup, store))
-    return store.folder / (f"{name}.{before + 1}" if before else name)
+    name = _name(grid, setup)
+    ends = [path.name.removeprefix(name) for path in store.folder.glob(f"{name}*")]
+    last = max((int(end.removeprefix(".") or 1) for end in ends), default=0)
+    return store.folder / (f"{name}.{last + 1}" if last else name)
 
 
 def is_done(grid: Grid, setup: Mapping[str, Any], store: Store) -> bool:

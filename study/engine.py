@@ -257,8 +257,8 @@ REFUSALS = re.compile(r"(?:Value|NotImplemented|Assertion|Validation|Type)Error$
 # And a plain exception is one when it says so.
 REFUSING = re.compile(r"not supported|only supported|unsupported|not.implemented", re.IGNORECASE)
 
-# These are no answer to what was asked: another process had the GPU's memory at that moment.
-PASSING = re.compile(r"Free memory on device|Error in memory profiling")
+# These are no answer to what was asked: another process had the memory at that moment.
+PASSING = re.compile(r"Free memory on device|Error in memory profiling|Available memory on node")
 
 # These only say that something else, further up, went wrong.
 ECHOES = re.compile(

@@ -269,9 +269,9 @@ def _started(found: Frames) -> list[Row]:
     if not beside:
         return []
     meaning = (
-        "While one was measured the other waited, idle, and held its memory: work of its own would "
-        "have voided a window. Their order is that of the block. Times until ready are of two at "
-        "once."
+        "While the first was measured the second waited, idle, and held its memory; its work, if "
+        "any, counts as that of others (gate `machine_quiet`). Who is first follows from the order "
+        "of the block. Times until ready are of two at once."
     )
     return [("servers", f"{beside} of {len(launches)} started two at a time", meaning)]
 

@@ -17,7 +17,7 @@ from study.search import Seen
 OUTPUTS_S = 1.0  # a pass of the fixed prompts
 STOP_S = 2.0
 TOGETHER = 0.6  # of the time of a start alone is what each of two takes that start together
-SERVER_BYTES = 4 * 2**30  # of memory, with its KV cache and without its weights
+SERVER_BYTES = 4 * 2**30  # of memory, without KV cache and weights
 SECOND_S = 12.0  # start-up of the second instrument
 
 
@@ -226,8 +226,7 @@ def start_together(one: Launch, other: Launch) -> bool:
     and none that compiles, for which it needs every core and a cache, and its time is a result.
     """
     machine, pair = one.setup["machine"], (one, other)
-    weights = sum(theory.parameters(each.arm.model, active=False) for each in pair)
-    need_bytes = 2 * SERVER_BYTES + theory.BF16_BYTES * weights
+    need_bytes = sum(map(_memory_bytes, pair))
     return (
         (one.experiment, one.block) == (other.experiment, other.block)
         and one.setup["engine"]["kind"] == "cpu"
@@ -235,6 +234,14 @@ def start_together(one: Launch, other: Launch) -> bool:
         and machine.get("cores", 1) > 1
         and need_bytes <= 0.75 * machine.get("memory_gib", 0) * 2**30
     )
+
+
+def _memory_bytes(launch: Launch) -> float:
+    """What a server holds, roughly."""
+    flags, model = launch.arm.flags, launch.arm.model
+    offloaded_bytes = float(flags.get("kv_offloading_size", 0)) * 2**30
+    kv_bytes = float(flags.get("kv_cache_memory_bytes", 0)) + offloaded_bytes
+    return SERVER_BYTES + kv_bytes + theory.BF16_BYTES * theory.parameters(model, active=False)
 
 
 def paired(launches: Iterable[Launch]) -> tuple[Launch, ...]:

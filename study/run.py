@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import TextIO
 
@@ -86,24 +86,28 @@ class Run:
                 if not tries:
                     self.progress.skipped(launch, SETTLED)
                 return
-            if not self.budget.allows(launch):
+            done_s = launch.start_s if self.starts.waits(launch) else 0.0
+            if not self.budget.allows(launch, done_s=done_s):
                 self._no_time(launch, again=tries > 0)
                 return
             _revive(self.client)
-            following = next((one for one in later if one in to_do), None)
+            if tries:
+                self.starts.drop()  # a second try has the machine to itself
+            following = next((one for one in later if one in to_do and not tries), None)
             self.measure(*self._together(launch, following))
             self.budget.known = experience.of_this_machine(self.store, launch.setup)
 
     def _together(self, launch: Launch, following: Launch | None) -> tuple[Launch, Launch | None]:
         """The launch, and the next one where their servers start together and time is left."""
-        if following is not None:
+        if following is not None and not self.starts.waits(launch):
             first, second = plan.paired([launch, following])
             if first.together and self.budget.allows(first, second):
                 return first, second
-        return launch, None
+        return replace(launch, together=False), None
 
     def _no_time(self, launch: Launch, again: bool) -> None:
-        self.starts.pass_over(launch)
+        if self.starts.waits(launch):
+            self.starts.drop()
         if again:
             self.progress.say("not tried again: the budget leaves no time for it")
         else:
@@ -126,7 +130,7 @@ class Run:
             start.writer.update(status="interrupted", reason=f"{type(error).__name__}: {error}")
             raise
         start.writer.end(outcome, reason)
-        self.progress.launch_done(launch, outcome, reason)
+        self.progress.launch_done(start.launch, outcome, reason)
 
     def _measure(self, start: Start, beside: Launch | None) -> tuple[str, str]:
         launch, arm, writer = start.launch, start.launch.arm, start.writer
@@ -135,9 +139,13 @@ class Run:
             self.starts.bring_up(start, beside)
             began, server = time.monotonic(), start.server()
             bound = cores.bind(server.pid, engine.core_pid(server.log_text()))
-            writer.update(ready_s=server.ready_s, cores=bound)
+            waiting = self.starts.waiting
+            writer.update(
+                ready_s=server.ready_s, cores=bound, waiting=waiting.launch.id if waiting else None
+            )
             in_force = _asked(server, arm, writer)
-            session = Session(launch, server, self.client, start.storage, self.starts.waiting)
+            idle = waiting.pid if waiting else None
+            session = Session(launch, server, self.client, start.storage, idle)
             _load(session, writer, in_force, self.progress)
             stopping = time.monotonic()
         ended = time.monotonic()

@@ -148,7 +148,7 @@ class Server:
         return {"VLLM_API_KEY": self.api_key, "VLLM_RPC_BASE_PATH": self._sockets.name}
 
     def is_ready(self) -> bool:
-        """Whether a started server serves by now; one look, which takes no time.
+        """Whether a started server serves by now; one look.
 
         Raises: ServerError if it ended, or takes longer than its limits.
         """

@@ -21,7 +21,7 @@ from study.errors import StudyError
 from study.experiment import STORAGE, Arm
 from study.plan import Launch
 from study.server import POLL_S, Server, free_port
-from study.store import Store
+from study.store import WAITING, Store
 
 STORED = "kv-"  # how the folders begin in which an engine keeps KV cache
 
@@ -54,15 +54,23 @@ class Start:
     ) -> None:
         self._open.close()
 
-    def begin(self, beside: Start | None = None) -> None:
-        """Start its server; `beside` tells of another one that starts at this moment."""
+    def begin(self, but: int | None = None) -> None:
+        """Start its server, on another port than `but`."""
         self.begun = True
-        self.writer.update(started_beside=beside.launch.id if beside else None)
-        taken = beside._server.port if beside and beside._server else None
         try:
-            self._start(free_port(but=taken))
+            self._start(free_port(but))
         except StudyError as error:
-            self._failure = error
+            self._fail(error)
+
+    def over(self, took_s: float, beside: Start | None) -> None:
+        """Its start is over, which took so long; `beside` it another server started."""
+        self.took_s = took_s
+        self.writer.update(start_s=took_s, started_beside=beside.launch.id if beside else None)
+
+    def _fail(self, error: StudyError) -> None:
+        """Whatever is left of its server would disturb those that are measured before its turn."""
+        self._failure = error
+        self._open.close()
 
     def is_over(self) -> bool:
         """Whether the server is ready, or never will be."""
@@ -70,7 +78,7 @@ class Start:
             try:
                 return self._server.is_ready()
             except StudyError as error:
-                self._failure = error
+                self._fail(error)
         return True
 
     def server(self) -> Server:
@@ -85,6 +93,11 @@ class Start:
     def pid(self) -> int | None:
         """Of the first process of its server, if one runs."""
         return self._server.pid if self._server else None
+
+    @property
+    def port(self) -> int | None:
+        """Where its server listens, or will."""
+        return self._server.port if self._server else None
 
     def _start(self, port: int) -> None:
         launch, arm = self.launch, self.launch.arm
@@ -121,18 +134,23 @@ class Starts:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._drop()
+        self.drop()
 
     @property
-    def waiting(self) -> int | None:
-        """The first process of the server that waits for its turn, if one does."""
-        return self._ahead.pid if self._ahead else None
+    def waiting(self) -> Start | None:
+        """The start whose server waits for its turn, if one does."""
+        return self._ahead
+
+    def waits(self, launch: Launch) -> bool:
+        """Whether the server of this launch does."""
+        return self._ahead is not None and self._ahead.launch.id == launch.id
 
     def of(self, launch: Launch) -> Start:
         """A try at this launch, whose server may be ready already."""
-        if self._ahead is None or self._ahead.launch.id != launch.id:
+        if self._ahead is None or not self.waits(launch):
             return Start(launch, self._store, self._order)
         ahead, self._ahead = self._ahead, None
+        ahead.writer.update(status="started")
         return ahead
 
     def bring_up(self, start: Start, following: Launch | None = None) -> None:
@@ -142,22 +160,20 @@ class Starts:
         began, together = time.monotonic(), [start]
         if following is not None and self._ahead is None:
             self._ahead = Start(following, self._store, self._order)
+            self._ahead.writer.update(status=WAITING)  # not a try until its turn comes
             together.append(self._ahead)
-        start.begin(beside=self._ahead if len(together) > 1 else None)
+        start.begin()
         for other in together[1:]:
-            other.begin(beside=start)
+            other.begin(but=start.port)
         waiting = together
         while waiting := [one for one in waiting if not one.is_over()]:
             time.sleep(POLL_S)
-        for one in together:
-            one.took_s = (time.monotonic() - began) / len(together)
+        took_s = (time.monotonic() - began) / len(together)
+        for one, other in zip(together, reversed(together), strict=True):
+            one.over(took_s, beside=None if other is one else other)
 
-    def pass_over(self, launch: Launch) -> None:
-        """The launch will not be measured: if its server waits, that goes, and its record too."""
-        if self._ahead is not None and self._ahead.launch.id == launch.id:
-            self._drop()
-
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """What waits is not needed now: its server goes, and its record too."""
         if self._ahead is not None:
             with self._ahead as ahead:
                 self._ahead = None

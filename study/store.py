@@ -29,6 +29,7 @@ from study.errors import StudyError
 from study.plan import Launch
 
 MAX_ATTEMPTS = 2  # a launch that failed is tried once more; after that, failing is its outcome
+WAITING = "waiting"  # the status of a try whose server is up before its turn
 FORGIVEN = "STUDY_FORGIVEN"  # in the environment: what failed before this time is tried anew
 
 Record = dict[str, Any]
@@ -151,11 +152,13 @@ class Store:
         )
 
     def attempts(self) -> list[Attempt]:
-        """Every try at every launch, oldest first for each launch."""
+        """Every try at every launch, oldest first for each launch; not what never had its turn."""
         found = []
         for path in self.folder.glob("*/record.json"):
             launch, number = _numbered(path.parent.name)
-            found.append((launch, number, Attempt(launch, path.parent, _read(path))))
+            record = _read(path)
+            if record is None or record.get("status") != WAITING:
+                found.append((launch, number, Attempt(launch, path.parent, record)))
         return [attempt for *_, attempt in sorted(found, key=lambda one: one[:2])]
 
     def best(self, launch: str) -> Attempt | None:

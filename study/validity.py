@@ -16,6 +16,7 @@ from study.gates.cache import cache_temperature
 from study.gates.consistency import conservation, not_repeated, times
 from study.gates.delivered import errors, lengths_delivered, treatment_in_force
 from study.gates.evidence import WindowEvidence
+from study.gates.headroom import GATE as CALIBRATED
 from study.gates.headroom import Demand, beyond, client_headroom, demand
 from study.gates.judgement import Judgement, Scope, Verdict
 from study.gates.level import level_reached
@@ -88,9 +89,9 @@ def of_the_moment(judgements: Sequence[Judgement], evidence: WindowEvidence | No
     """Whether a window is void for passing reasons only, so that it is worth another try.
 
     The choice looks at gates, never at the number: a window is not repeated for its result. What
-    the calibration says against the `evidence` would be said of every other try.
+    the calibration alone says against the `evidence` it would say of another try.
     """
     failed = {said.gate for said in judgements if (said.scope, said.verdict) == ("window", "fail")}
-    if evidence is not None and beyond(_demand(evidence), evidence.calibration):
-        return False
+    if failed == {CALIBRATED} and evidence is not None:
+        return not beyond(_demand(evidence), evidence.calibration)
     return bool(failed) and failed <= PASSING

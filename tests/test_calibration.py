@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import subprocess
 import sys
 import urllib.request
@@ -161,6 +162,10 @@ def test_what_did_not_keep_the_pace_is_calibrated_anew_where_that_is_asked_for(
     assert list(found.counted["kind"]) == ["grid", "ramp"]
     assert len(found.points) > 2 and found.counted.iloc[0]["held"]
     assert calibration.is_done(TINY, plan.setup(), store)
+    spoiled_one = min(store.folder.glob("calibration-*"), key=lambda path: len(path.name))
+    shutil.rmtree(spoiled_one)
+    next_one = calibration.new_folder(TINY, plan.setup(), store)
+    assert next_one.name == f"{spoiled_one.name}.3"  # never one that is there
 
 
 def test_it_holds_for_one_client_one_machine_and_these_cores(

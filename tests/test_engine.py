@@ -161,6 +161,10 @@ FULL = (
     "Free memory on device cuda:0 (3.25/23.43 GiB) on startup is less than desired GPU memory "
     "utilization (0.96, 22.49 GiB)."
 )
+LITTLE = (
+    "Available memory on node 0 (3.20/23.54 GiB) on kv cache allocation is less than requested "
+    "memory for kv (8.00/8.00 GiB). Reduce CPU memory used by other processes."
+)
 CHANGED = (
     "Error in memory profiling. Initial free memory 20.58 GiB, current free memory 22.54 GiB. "
     "This happens when other processes sharing the same container release GPU memory."
@@ -175,6 +179,7 @@ CHANGED = (
         (SHARED, "StrictDataclassFieldValidationError", True),
         ("RuntimeError: out of memory\n", "RuntimeError: out of memory", False),
         (f"ValueError: {FULL}\n", "Free memory on device", False),
+        (f"ValueError: {LITTLE}\n", "Available memory on node", False),
         (f"AssertionError: {CHANGED}\n", "Error in memory profiling", False),
         (
             "api_server.py: error: unrecognized arguments: --x\n",

@@ -110,6 +110,10 @@ def test_the_better_of_two_tries_at_a_load_counts() -> None:
         both = replace(found, points=pd.concat(tries, ignore_index=True))
         assert client_headroom(ASKED, both) == fine
         assert not beyond(ASKED, both)
+    worse = found.points.assign(itl_error_median_ms=9.0)  # held, and true, and slow
+    for tries in ([worse, found.points], [found.points, worse]):
+        both = replace(found, points=pd.concat(tries))
+        assert client_headroom(ASKED, both) == fine
     twice = found.points.assign(held=False)
     both = replace(found, points=pd.concat([twice, twice], ignore_index=True))
     assert client_headroom(ASKED, both).verdict == "fail" and beyond(ASKED, both)

@@ -194,6 +194,7 @@ def test_servers_start_two_at_a_time_within_their_block() -> None:
         ({"kind": "cuda"}, {}),
         ({"cores": 1}, {}),
         ({"memory_gib": 8}, {}),
+        ({}, {"kv_cache_gib": 6}),
         ({}, {"eager": False}),  # to compile takes every core, and its time is a result
     ],
 )

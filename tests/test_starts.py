@@ -11,11 +11,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_run import fake, nothing_is_left, run
+from test_run import SMALL, fake, nothing_is_left, run
 
+from study import plan
 from study.budget import Budget
+from study.experiments import Architecture
 from study.plan import Launch
-from study.store import Store
+from study.store import WAITING, Store
 from study.telemetry import Telemetry
 from study.window import Session
 
@@ -63,6 +65,7 @@ def test_two_of_a_block_start_together_and_are_measured_in_turn(
     assert list(found.launches["outcome"]) == ["measured"] * 2
     first, second = found.launches["launch"]
     assert [one["started_beside"] for one in records(store)] == [second, first]
+    assert [one["waiting"] for one in records(store)] == [second, None]
     # the time of their start is in one of them only, or half of it in each
     assert sum(found.launches["wall_s"]) < took_s
     assert "starting the server, and that of" in said and "has waited, ready" in said
@@ -96,9 +99,40 @@ def test_who_dies_while_it_waits_is_tried_again(
     store, found, _ = run(**TWO)
     outcomes = [(one.launch, one.outcome) for one in store.attempts()]
     first, second = found.launches["launch"]
-    assert sorted(outcomes) == sorted(
-        [(first, "measured"), (second, "failed"), (second, "measured")]
-    )
+    assert outcomes[0] == (first, "measured")
+    assert outcomes[1:] == [(second, "failed"), (second, "measured")]
+    again = store.attempts()[2].record
+    assert again is not None and again["started_beside"] is None  # alone this time
+
+
+def test_a_second_try_has_the_machine_to_itself(
+    fake: Path, before_each_window: Callable[[Callable[..., None]], None]
+) -> None:
+    waited: list[bool] = []
+
+    def kill(session: Session) -> None:
+        waited.append(session.waiting is not None)
+        if waited == [True]:
+            for process in psutil.Process(session.server.pid).children(recursive=True):
+                process.kill()
+            time.sleep(0.5)
+
+    before_each_window(kill)
+    store, found, _ = run(**TWO)
+    assert list(found.launches["outcome"]) == ["measured"] * 2
+    assert waited == [True, False, False]
+    assert [one.outcome for one in store.attempts()].count("failed") == 1
+
+
+def test_who_never_had_its_turn_is_no_try(fake: Path) -> None:
+    """As a process that was killed leaves it."""
+    store, _, _ = run(**TWO)
+    launches = plan.launches(Architecture.of({**SMALL, **TWO, "launches": 2}), plan.setup())
+    store.begin(launches[-1]).update(status=WAITING)
+    assert len(store.attempts()) == 2
+    store, found, _ = run(**TWO, launches=2)
+    assert len(store.attempts()) == 4
+    assert list(found.launches["attempts"]) == [1] * 4
 
 
 def test_an_interruption_leaves_no_try_of_who_waits(
@@ -117,7 +151,7 @@ def test_an_interruption_leaves_no_try_of_who_waits(
 def test_who_waits_when_the_time_is_over_leaves_no_try(
     fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def allows(_: Budget, *launches: Launch) -> bool:
+    def allows(_: Budget, *launches: Launch, done_s: float = 0.0) -> bool:
         store = Store(Path(os.environ["STUDY_ROOT"]) / "data/raw")
         return not any(one.outcome for one in store.attempts())  # until one was measured
 

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from simulate import IN_FORCE, simulate
 
+from study import validity
 from study.gates.delivered import errors, lengths_delivered, treatment_in_force
 from study.gates.steady import steady_part_found
 from study.validity import (
@@ -356,3 +357,17 @@ def test_only_passing_reasons_are_worth_another_try(
     ]
     judged.append(Judgement("warm", "metric", "fail", 0, 0, ""))
     assert of_the_moment(judged) is worth_it
+
+
+@pytest.mark.parametrize("also", ["", "machine_quiet"])
+def test_what_the_calibration_alone_says_is_said_again(
+    also: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = {"client_headroom", also}
+    judged = [
+        Judgement(gate, "window", "fail" if gate in failing else "pass", 0, 0, "") for gate in GATES
+    ]
+    seen = simulate("1")
+    assert of_the_moment(judged, seen)  # a late loop
+    monkeypatch.setattr(validity, "beyond", lambda *_: True)
+    assert of_the_moment(judged, seen) is bool(also)

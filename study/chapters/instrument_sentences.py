@@ -29,8 +29,9 @@ ENGINE_CLOCK = (
 )
 ONE_BLOCK = "one block carries no interval, and no test"
 LOST = (
-    "A window that asks for more than one of the others did is void. Was the machine busy then, "
-    "`make reproduce RETRY=1` calibrates once more, and what was measured is judged anew. "
+    "Where no harder one was kept, a window that asks for more than one of the others is void. "
+    "Was the machine busy then, `make reproduce RETRY=1` calibrates once more, and judges anew "
+    "what was measured; it is not measured anew. "
 )
 NO_VALID = "There is no valid window to compare them on."
 
@@ -51,14 +52,16 @@ def client(part: Part, values: Values) -> str:
     itl = [values.number(f"{key}.itl_ms.{at}", n) for at, n in _ends(grid["itl_error_median_ms"])]
     held = int(grid["held"].sum())
     said = values.count(f"{key}.held", held)
-    again = int((points["kind"] == GRID).sum()) - len(grid)
-    better = f"; {values.count(f'{key}.again', again)} were tried twice, and the better try counts"
+    tries = points[points["kind"] == GRID].groupby(["level", "itl_ms"]).size()
+    again = int((tries > 1).sum())
+    tried = f"{values.count(f'{key}.again', again)} were tried again" if again else ""
     return (
         f"Against a null server that knows when it sent each token, where client and server "
         f"{where}: at levels {_to(levels)} and {_to(rates)} chunks/s the client adds "
         f"**{_to(ttft)} ms** of its own to the median TTFT, and its ITL is **{_to(itl)} ms** "
         f"(median) off the gap that was. The pace was held in {said} of "
-        f"{values.count(f'{key}.loads', len(grid))} loads of the grid{better if again else ''}. "
+        f"{values.count(f'{key}.loads', len(grid))} loads of the grid"
+        f"{f' ({tried}; the best try counts)' if tried else ''}. "
         + ("" if held == len(grid) else LOST)
         + _breaking(part, values)
     )

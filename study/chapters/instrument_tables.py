@@ -49,7 +49,7 @@ def calibration(part: Part) -> Table:
         "The client against the null server, each load in the order of the measurement; the "
         "server's clock says what is true. An error of TTFT holds the way to the server and its "
         "wake-up; the client's own part is what it sent late and read late. A p99 that its sample "
-        "cannot carry is n/a; a load of the ramp that was untrue was asked twice."
+        "cannot carry is n/a; a load that was untrue was asked again, and the best try counts."
     )
     return Table(shown, data, text)
 

@@ -86,7 +86,7 @@ def client_headroom(asked: Demand | None, calibration: Calibration | None) -> Ju
 
 
 def beyond(asked: Demand | None, calibration: Calibration | None) -> bool:
-    """Whether the client lacks room by its calibration alone: at this load it always will."""
+    """Whether the client lacks room by its calibration alone, not by a late loop."""
     if asked is None:
         return False
     return any(verdict == "fail" for verdict, _ in _calibrated(asked, calibration))
