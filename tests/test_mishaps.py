@@ -43,7 +43,7 @@ def test_a_second_try_for_which_no_time_is_left_is_no_launch_that_was_not_measur
 ) -> None:
     monkeypatch.setenv("FAKE_FAULT", "crash")
     allowed = itertools.chain([True, True], itertools.repeat(False))  # asked once for all before
-    monkeypatch.setattr(Budget, "allows", lambda *_: next(allowed))
+    monkeypatch.setattr(Budget, "allows", lambda *_, **__: next(allowed))
     store, found, said = run()
     assert list(found.launches["outcome"]) == ["failed"] and len(store.attempts()) == 1
     assert "not tried again: the budget leaves no time for it" in said

@@ -369,7 +369,7 @@ def test_with_the_deadline_gone_nothing_is_started(
 def test_a_launch_that_fits_is_measured_though_an_earlier_one_does_not(
     fake: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(budget.Budget, "allows", lambda _, launch: launch.block == 1)
+    monkeypatch.setattr(budget.Budget, "allows", lambda _, launch, **__: launch.block == 1)
     _, found, said = run(levels=[1], launches=2)
     assert dict(zip(found.launches["block"], found.launches["outcome"], strict=True)) == {
         0: "not measured",
