@@ -16,7 +16,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class Calibration:
             kept = kept[kept["asked_per_s"] < self.breaking_per_s]
         return float(kept["chunks_per_s"].max())
 
-    @property
+    @cached_property
     def counted(self) -> pd.DataFrame:
         """Of the tries at each load the best, by whether it was held, was true, and by what the
         client added: a neighbour can spoil a load, but never make one better."""

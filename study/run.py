@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import count
 from typing import TextIO
@@ -54,7 +54,7 @@ def run_experiment(
     with (
         store.measuring(),
         Client(cpus=cores.client()) as client,
-        Starts(store, budget.ordering) as starts,
+        closing(Starts(store, budget.ordering)) as starts,
     ):
         progress = Progress(missing, out, budget.known)
         run = Run(launches, store, starts, client, progress, budget)
@@ -92,7 +92,7 @@ class Run:
                 return
             _revive(self.client)
             if tries:
-                self.starts.drop()  # a second try has the machine to itself
+                self.starts.close()  # a second try has the machine to itself
             following = next((one for one in later if one in to_do and not tries), None)
             self.measure(*self._together(launch, following))
             self.budget.known = experience.of_this_machine(self.store, launch.setup)
@@ -107,7 +107,7 @@ class Run:
 
     def _no_time(self, launch: Launch, again: bool) -> None:
         if self.starts.waits(launch):
-            self.starts.drop()
+            self.starts.close()
         if again:
             self.progress.say("not tried again: the budget leaves no time for it")
         else:
@@ -134,7 +134,7 @@ class Run:
 
     def _measure(self, start: Start, beside: Launch | None) -> tuple[str, str]:
         launch, arm, writer = start.launch, start.launch.arm, start.writer
-        with start, _interruption_noted(writer):
+        with closing(start), _interruption_noted(writer):
             self.progress.say(_starting(start, beside))
             self.starts.bring_up(start, beside)
             began, server = time.monotonic(), start.server()

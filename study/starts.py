@@ -13,8 +13,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from study import engine, paths
 from study.errors import StudyError
@@ -27,7 +25,7 @@ STORED = "kv-"  # how the folders begin in which an engine keeps KV cache
 
 
 class Start:
-    """A try at a launch: its record is on disk; its server begins to start. Leaving it stops that.
+    """A try at a launch: its record is on disk; its server begins to start.
 
     What goes wrong with the server is raised when it is asked for, not before.
     """
@@ -43,15 +41,8 @@ class Start:
         self._failure: StudyError | None = None
         self._open = ExitStack()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop its server, if one runs, and remove what it stored."""
         self._open.close()
 
     def begin(self, but: int | None = None) -> None:
@@ -114,7 +105,7 @@ class Start:
 
 
 class Starts:
-    """The starts of one launch after the other; one that waits for its turn is stopped at the end.
+    """The starts of one launch after the other; `close` them in the end.
 
     `order` is how blocks were ordered, for the record.
     """
@@ -122,19 +113,8 @@ class Starts:
     def __init__(self, store: Store, order: str) -> None:
         self._store, self._order = store, order
         self._ahead: Start | None = None
-
-    def __enter__(self) -> Self:
         for left in paths.CACHE.glob(f"{STORED}*"):  # by a run that was killed; no other one runs
             shutil.rmtree(left, ignore_errors=True)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.drop()
 
     @property
     def waiting(self) -> Start | None:
@@ -172,11 +152,11 @@ class Starts:
         for one, other in zip(together, reversed(together), strict=True):
             one.over(took_s, beside=None if other is one else other)
 
-    def drop(self) -> None:
+    def close(self) -> None:
         """What waits is not needed now: its server goes, and its record too."""
         if self._ahead is not None:
-            with self._ahead as ahead:
-                self._ahead = None
+            ahead, self._ahead = self._ahead, None
+            ahead.close()
             ahead.writer.discard()
 
 

@@ -134,7 +134,7 @@ def test_too_much_at_a_harder_load_alone_proves_nothing() -> None:
     found.points.loc[hard, "ttft_added_median_ms"] = 5.0
     assert client_headroom(ASKED, found).verdict == "cannot judge"
     found.points.loc[hard, ["ttft_added_median_ms", "held"]] = [0.4, False]
-    assert client_headroom(ASKED, found).verdict == "cannot judge"
+    assert client_headroom(ASKED, replace(found)).verdict == "cannot judge"
 
 
 @given(st.integers(1, 300), st.floats(1, 60e3))
