@@ -18,8 +18,14 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
+FORGETFUL = "PYTHONDONTWRITEBYTECODE"
 ENGINES = ("auto", "system", "cpu", "cuda", "rocm")
 UV = "uv==0.13.9"
+# What servers and notebooks import: 7,000 of the 28,000 files that are installed.
+IMPORTED = (
+    "import vllm.entrypoints.openai.api_server, vllm.v1.worker.cpu_worker, vllm.benchmarks.serve",
+    "import ipykernel.kernelapp, nbconvert, papermill, study.notebooks, study.report",
+)
 
 
 def main() -> None:
@@ -86,7 +92,7 @@ def find() -> str:
 def install(python: Path, engine: str, torch_index: str) -> None:
     """Install the locks of an engine, without resolution, and the study itself."""
     if engine == "cpu":
-        torch = ("--no-deps", "-r", str(HERE / "torch-cpu.txt"))
+        torch = ("--no-compile", "--no-deps", "-r", str(HERE / "torch-cpu.txt"))
         if not pip(python, *torch, check=False):
             print("torch's CPU build is not where pip looks; trying PyTorch's index", flush=True)
             pip(python, "--index-url", torch_index, *torch)
@@ -98,12 +104,27 @@ def install(python: Path, engine: str, torch_index: str) -> None:
         # Also what the image has in the same version: Jupyter looks for its files beside Python.
         pip(python, "--ignore-installed", *locked)
     elif not uv(python, *locked):
-        pip(python, *locked)
+        pip(python, "--no-compile", *locked)
     # The study needs no build: for an editable one, setuptools is too old in many images.
     see(python.parent.parent, "study", HERE.parent)
-    # Where Python may not keep what it compiles (many images say so), every process would do it.
-    subprocess.run([str(python), "-m", "compileall", "-q", str(HERE.parent / "study")], check=False)
+    precompile(python, engine)
     (python.parent.parent / f"ready-{engine}").touch()  # as make knows it: see the Makefile
+
+
+def precompile(python: Path, engine: str) -> None:
+    """Keep what Python compiles, even where it may not later: then every process would do it.
+
+    Of what is installed for the CPU engine only what will be imported: all would take minutes.
+    """
+    keeping = {name: value for name, value in os.environ.items() if name != FORGETFUL}
+    commands = [["-m", "compileall", "-q", str(HERE.parent / "study")]]
+    commands += [["-c", modules] for modules in IMPORTED if engine == "cpu"]
+    compiling = [
+        subprocess.Popen([str(python), *command], env=keeping, stderr=subprocess.DEVNULL)
+        for command in commands
+    ]
+    for process in compiling:
+        process.wait()
 
 
 def pip(python: Path, *arguments: str, check: bool = True) -> bool:
@@ -129,7 +150,7 @@ def uv(python: Path, *arguments: str) -> bool:
     if re.search(r"\.index-url=", settings.stdout) or not pip(python, UV, check=False):
         return False
     # The system's certificates, as pip does it: uv's own do not know a company's proxy.
-    how = ("-q", "--system-certs", "--compile-bytecode")
+    how = ("-q", "--system-certs")
     command = [str(python), "-m", "uv", "pip", "install", *how, *arguments]
     return subprocess.run(command, check=False, stderr=subprocess.DEVNULL).returncode == 0
 
