@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -13,21 +12,20 @@ from typing import TextIO
 
 import psutil
 
-from study import cores, engine, experience, frames, outputs, plan, standing
+from study import cores, engine, experience, frames, plan, standing
 from study.budget import Budget
 from study.client import Client
 from study.errors import StudyError
-from study.experiment import Arm, Experiment
+from study.experiment import Experiment
 from study.plan import Launch
 from study.progress import Progress
 from study.search import Search, Seen
-from study.server import Server, ServerError
+from study.server import ServerError
 from study.starts import Start, Starts
-from study.store import MAX_ATTEMPTS, LaunchWriter, Store, write_json
+from study.store import MAX_ATTEMPTS, LaunchWriter, Store
 from study.window import Session
 
 SETTLED = "settled by the engine's answer in an earlier block"
-SERVER_INFO_S = 120.0  # the engine asks the whole machine for its versions before it answers
 
 
 def run_experiment(
@@ -133,7 +131,7 @@ class Run:
         self.progress.launch_done(start.launch, outcome, reason)
 
     def _measure(self, start: Start, beside: Launch | None) -> tuple[str, str]:
-        launch, arm, writer = start.launch, start.launch.arm, start.writer
+        launch, writer = start.launch, start.writer
         with closing(start), _interruption_noted(writer):
             self.progress.say(_starting(start, beside))
             self.starts.bring_up(start, beside)
@@ -143,33 +141,19 @@ class Run:
             writer.update(
                 ready_s=server.ready_s, cores=bound, waiting=waiting.launch.id if waiting else None
             )
-            in_force = _asked(server, arm, writer)
             idle = waiting.pid if waiting else None
             session = Session(launch, server, self.client, start.storage, idle)
-            _load(session, writer, in_force, self.progress)
+            _load(session, writer, start.in_force, self.progress)
             stopping = time.monotonic()
         ended = time.monotonic()
         writer.update(stop_s=ended - stopping, wall_s=start.took_s + ended - began)
-        return _outcome(arm.expected, in_force)
+        return _outcome(launch.arm.expected, start.in_force)
 
 
 def _starting(start: Start, beside: Launch | None) -> str:
     if start.begun:
         return "its server has waited, ready"
     return "starting the server" + (f", and that of {beside.arm.name} beside it" if beside else "")
-
-
-def _asked(server: Server, arm: Arm, writer: LaunchWriter) -> dict[str, str | None]:
-    """What the engine says is in force, and its answers to the fixed prompts; on record."""
-    longest = int(arm.flags["max_model_len"])
-    beside = ThreadPoolExecutor()  # its answer takes seconds, and so do the prompts
-    info = beside.submit(server.require, "GET", "/server_info", SERVER_INFO_S)
-    beside.shutdown(wait=False)  # who interrupts the prompts does not wait for it
-    said = outputs.capture(server, arm.model, longest, arm.output_passes)
-    write_json(writer.folder / "outputs.json", said)
-    in_force = engine.in_force(server.metrics(), info.result()[1], server.log_text())
-    writer.update(in_force=in_force)
-    return in_force
 
 
 def _revive(client: Client) -> None:

@@ -1,7 +1,8 @@
 """The server of a launch, from its command to its end; where that pays, started before its turn.
 
-Where two servers start together (see plan.start_together), one is measured while the other waits:
-ready, holding its memory, and idle, for whatever it did would count as foreign load.
+Where two servers start together (see plan.start_together), both are asked at the same time what
+they run, for their answers take seconds. Then one is measured while the other waits: ready,
+holding its memory, and idle, for whatever it did would count as foreign load.
 """
 
 from __future__ import annotations
@@ -10,18 +11,20 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from study import engine, paths
+from study import engine, outputs, paths
 from study.errors import StudyError
 from study.experiment import STORAGE, Arm
 from study.plan import Launch
 from study.server import POLL_S, Server, free_port
-from study.store import WAITING, Store
+from study.store import WAITING, Store, write_json
 
 STORED = "kv-"  # how the folders begin in which an engine keeps KV cache
+SERVER_INFO_S = 120.0  # the engine asks the whole machine for its versions before it answers
 
 
 class Start:
@@ -35,7 +38,9 @@ class Start:
         self.writer = store.begin(launch)
         self.writer.update(order=order)
         self.storage: Path | None = None
-        self.took_s = float("nan")  # until it was ready; of two that start together, half of it
+        # Until it was ready and asked; of two that start together, half of it.
+        self.took_s = float("nan")
+        self.in_force: dict[str, str | None] = {}  # by the engine's own account
         self.begun = False
         self._server: Server | None = None
         self._failure: StudyError | None = None
@@ -53,10 +58,33 @@ class Start:
         except StudyError as error:
             self._fail(error)
 
-    def over(self, took_s: float, beside: Start | None) -> None:
+    def over(self, start_s: float, beside: Start | None) -> None:
         """Its start is over, which took so long; `beside` it another server started."""
-        self.took_s = took_s
-        self.writer.update(start_s=took_s, started_beside=beside.launch.id if beside else None)
+        self.writer.update(start_s=start_s, started_beside=beside.launch.id if beside else None)
+
+    def ask(self, pool: Executor) -> Callable[[], None]:
+        """Begin to ask a ready server what is in force, and for its answers to the fixed prompts.
+
+        Gives what waits for both and puts them on record. Nothing is asked where none is ready.
+        """
+        server, arm = self._server, self.launch.arm
+        if server is None or self._failure is not None:
+            return lambda: None
+        longest = int(arm.flags["max_model_len"])
+        info = pool.submit(server.require, "GET", "/server_info", SERVER_INFO_S)
+        said = pool.submit(outputs.capture, server, arm.model, longest, arm.output_passes)
+
+        def note() -> None:
+            try:
+                write_json(self.writer.folder / "outputs.json", said.result())
+                told, log = info.result()[1], server.log_text()
+                self.in_force = engine.in_force(server.metrics(), told, log)
+            except StudyError as error:
+                self._fail(error)
+            else:
+                self.writer.update(in_force=self.in_force)
+
+        return note
 
     def _fail(self, error: StudyError) -> None:
         """Whatever is left of its server would disturb those that are measured before its turn."""
@@ -134,7 +162,7 @@ class Starts:
         return ahead
 
     def bring_up(self, start: Start, following: Launch | None = None) -> None:
-        """Begin a start and wait until it is over; if there is a `following` one, both."""
+        """Begin a start, wait until it is over, ask; if there is a `following` one, both."""
         if start.begun:
             return
         began, together = time.monotonic(), [start]
@@ -148,9 +176,12 @@ class Starts:
         waiting = together
         while waiting := [one for one in waiting if not one.is_over()]:
             time.sleep(POLL_S)
-        took_s = (time.monotonic() - began) / len(together)
+        start_s = (time.monotonic() - began) / len(together)
         for one, other in zip(together, reversed(together), strict=True):
-            one.over(took_s, beside=None if other is one else other)
+            one.over(start_s, beside=None if other is one else other)
+        _ask(together)
+        for one in together:
+            one.took_s = (time.monotonic() - began) / len(together)
 
     def close(self) -> None:
         """What waits is not needed now: its server goes, and its record too."""
@@ -158,6 +189,14 @@ class Starts:
             ahead, self._ahead = self._ahead, None
             ahead.close()
             ahead.writer.discard()
+
+
+def _ask(starts: list[Start]) -> None:
+    pool = ThreadPoolExecutor()
+    notes = [one.ask(pool) for one in starts]
+    pool.shutdown(wait=False)  # who interrupts this does not wait for the answers
+    for note in notes:
+        note()
 
 
 @contextmanager
