@@ -23,8 +23,9 @@ ENGINES = ("auto", "system", "cpu", "cuda", "rocm")
 UV = "uv==0.13.9"
 # What servers and notebooks import: 7,000 of the 28,000 files that are installed.
 IMPORTED = (
-    "import vllm.entrypoints.openai.api_server, vllm.v1.worker.cpu_worker, vllm.benchmarks.serve",
-    "import ipykernel.kernelapp, nbconvert, papermill, study.notebooks, study.report",
+    "import vllm.entrypoints.launchers.api_server.entry, vllm.v1.worker.cpu_worker",
+    "import ipykernel.kernelapp, nbconvert, papermill, study.notebooks, study.report, "
+    "openai, sympy, transformers.generation, vllm.benchmarks.serve",
 )
 
 

@@ -15,6 +15,8 @@ from study.experiment import Arm, Experiment, WindowPlan
 from study.search import Seen
 
 OUTPUTS_S = 1.0  # a pass of the fixed prompts
+# A warm-up is a round of the level, then slices of at least so long until two agree.
+SLICE_S, SLICES, AROUND_S = 0.5, 1.3, 0.15
 STOP_S = 2.0
 TOGETHER = 0.6  # of the time of a start alone is what each of two takes that start together
 SERVER_BYTES = 4 * 2**30  # of memory, without KV cache and weights
@@ -162,7 +164,7 @@ def load_s(window: WindowPlan, latency_s: float) -> float:
     """How long a window takes: warm-up, ramp, steady part, drain; by the latency of a request."""
     if window.requests:
         return latency_s * (window.requests / window.level + 2 * window.warm_up)
-    warm_s = latency_s + 1.3 * max(latency_s, 0.5) + 0.15
+    warm_s = latency_s + SLICES * max(latency_s, SLICE_S) + AROUND_S
     return warm_s + _loaded_s(window, latency_s)
 
 

@@ -165,10 +165,6 @@ class Store:
         """The try at this launch that counts, if any ended."""
         return best_of(self._of(launch))
 
-    def is_done(self, launch: str) -> bool:
-        """Whether this launch needs no further try."""
-        return enough(self._of(launch))
-
     def _of(self, launch: str) -> list[Attempt]:
         return [one for one in self.attempts() if one.launch == launch]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -77,3 +79,28 @@ def test_the_real_uv_knows_every_option_given(install: ModuleType, tmp_path: Pat
     if not install.pip(environment / "bin" / "python", install.UV, check=False):
         pytest.skip("uv cannot be had here, so pip sets up")
     assert install.uv(environment / "bin" / "python", "--no-deps", "-r", str(empty))
+
+
+def test_what_will_be_imported_is_compiled_even_where_python_may_not_keep_it(
+    install: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needed.py").write_text("answer = 42\n")
+    (tmp_path / "other.py").write_text("answer = 43\n")
+    monkeypatch.setattr(install, "IMPORTED", ("import needed",))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    install.precompile(Path(sys.executable), "cpu")
+    kept = [path.name.partition(".")[0] for path in (tmp_path / "__pycache__").iterdir()]
+    assert kept == ["needed"]
+
+
+def test_what_is_compiled_beforehand_exists(install: ModuleType) -> None:
+    """A module that is gone would not fail the set-up, only make the first start slower."""
+    names = re.findall(r"[\w.]+", " ".join(install.IMPORTED).replace("import ", ""))
+    assert any(name.startswith("vllm.") for name in names)
+    for name in names:
+        root, *below = name.split(".")
+        found = importlib.util.find_spec(root)
+        assert found is not None and found.origin is not None, name
+        path = Path(found.origin).parent.joinpath(*below)
+        assert path.is_dir() or path.with_suffix(".py").is_file(), name

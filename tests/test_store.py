@@ -13,13 +13,18 @@ from pathlib import Path
 import orjson
 import pytest
 
-from study import plan
+from study import plan, standing
 from study.errors import StudyError
 from study.experiments import Architecture
 from study.store import FORGIVEN, MAX_ATTEMPTS, Store, write_atomically
 
 SETUP = {"engine": {"version": "1", "kind": "cpu"}, "packages": {}, "machine": {}}
 LAUNCH = plan.launches(Architecture(), SETUP)[0]
+
+
+def is_done(store: Store) -> bool:
+    """Whether the launch needs no further try."""
+    return not standing.missing([LAUNCH], store)
 
 
 def test_the_record_is_there_before_anything_is_measured(tmp_path: Path) -> None:
@@ -29,14 +34,14 @@ def test_the_record_is_there_before_anything_is_measured(tmp_path: Path) -> None
     assert record["outcome"] is None
     assert record["arm"]["name"] == LAUNCH.arm.name
     assert set(record["source"]) == {"commit", "dirty"}
-    assert not Store(tmp_path).is_done(LAUNCH.id)
+    assert not is_done(Store(tmp_path))
 
 
 @pytest.mark.parametrize("outcome", ["measured", "rejected", "overridden"])
 def test_an_engines_answer_is_final(tmp_path: Path, outcome: str) -> None:
     store = Store(tmp_path)
     store.begin(LAUNCH).end(outcome, "its words")
-    assert store.is_done(LAUNCH.id)
+    assert is_done(store)
     best = store.best(LAUNCH.id)
     assert best is not None
     assert best.outcome == outcome
@@ -45,9 +50,9 @@ def test_an_engines_answer_is_final(tmp_path: Path, outcome: str) -> None:
 def test_a_failure_is_tried_once_more_and_both_are_kept(tmp_path: Path) -> None:
     store = Store(tmp_path)
     store.begin(LAUNCH).end("failed", "first")
-    assert not store.is_done(LAUNCH.id)
+    assert not is_done(store)
     store.begin(LAUNCH).end("failed", "second")
-    assert store.is_done(LAUNCH.id)
+    assert is_done(store)
     assert len(store.attempts()) == MAX_ATTEMPTS
     assert {attempt.launch for attempt in store.attempts()} == {LAUNCH.id}
 
@@ -93,11 +98,11 @@ def test_a_failure_is_forgiven_once_its_cause_is_mended(
     store = Store(tmp_path)
     for _ in range(MAX_ATTEMPTS):
         store.begin(LAUNCH).end("failed", "no memory left")
-    assert store.is_done(LAUNCH.id)
+    assert is_done(store)
     monkeypatch.setenv(FORGIVEN, "2999-01-01T00:00:00+00:00")
-    assert not store.is_done(LAUNCH.id)
+    assert not is_done(store)
     store.begin(LAUNCH).end("measured")
-    assert store.is_done(LAUNCH.id)  # what was measured is never asked for again
+    assert is_done(store)  # what was measured is never asked for again
 
 
 def test_a_forgiven_launch_that_fails_again_has_failed(
@@ -106,9 +111,9 @@ def test_a_forgiven_launch_that_fails_again_has_failed(
     store = Store(tmp_path)
     monkeypatch.setenv(FORGIVEN, "2000-01-01T00:00:00+00:00")
     for _ in range(MAX_ATTEMPTS):
-        assert not store.is_done(LAUNCH.id)
+        assert not is_done(store)
         store.begin(LAUNCH).end("failed", "no memory left")
-    assert store.is_done(LAUNCH.id)
+    assert is_done(store)
 
 
 def test_what_was_measured_counts_not_what_failed_or_was_interrupted(tmp_path: Path) -> None:
@@ -129,9 +134,9 @@ def test_a_half_written_record_counts_as_nothing_and_costs_nothing(
     writer = store.begin(LAUNCH)
     (writer.folder / "record.json").write_bytes(left)
     assert store.best(LAUNCH.id) is None
-    assert not store.is_done(LAUNCH.id)
+    assert not is_done(store)
     store.begin(LAUNCH).end("measured")
-    assert store.is_done(LAUNCH.id)
+    assert is_done(store)
     assert (writer.folder / "record.json").read_bytes() == left
 
 
