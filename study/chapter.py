@@ -34,7 +34,7 @@ class Text:
 Shown = Text | Drawn | Table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Part:
     """One experiment of the study, with all that is on disk of it.
 

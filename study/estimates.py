@@ -18,6 +18,7 @@ import pandas as pd
 from study import stats, theory
 from study.equivalence import equivalent
 from study.frames import NOT_MEASURED, Frames
+from study.once import once
 from study.plan import Launch
 
 FACTORS = ("model", "attention", "feed_forward", "layers")
@@ -155,6 +156,7 @@ def depths(found: Frames) -> list[int]:
 Cell = tuple[str, int]  # workload, level
 
 
+@once
 def launch_values(found: Frames, metric: str) -> pd.DataFrame:
     """One value per launch, workload and level, from valid windows; see `stats.launch_means`."""
     seen = windows(found)

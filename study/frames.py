@@ -24,7 +24,7 @@ from study.validity import Judgement, WindowEvidence
 __all__ = ["NOT_MEASURED", "Found", "Frames", "just_measured", "read"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Frames:
     """All that was found of an experiment's launches.
 

@@ -18,6 +18,7 @@ from study.chapter import Part
 from study.estimates import INTERVAL, LIMITS, RATIO, as_columns, at, launch_values, paired, rows_of
 from study.experiments.aiter import MASTER, settings
 from study.frames import Frames
+from study.once import once
 from study.plan import Launch
 from study.same_output import Agreement, compare
 from study.spread import spread, spread_ratio
@@ -42,6 +43,7 @@ IN_FORCE = ("eager", "attention_backend", "mla_prefill", "moe_backend", "rms_nor
 # --- arms and pairs -------------------------------------------------------------------------------
 
 
+@once
 def arms(found: Frames) -> pd.DataFrame:
     """Every arm once, by model and in the order of the settings.
 

@@ -17,6 +17,7 @@ from study.chapter import Part
 from study.estimates import FACTORS, RATIO, launch_values, of_metrics, paired, rows_of
 from study.frames import NOT_MEASURED
 from study.gates import cache
+from study.once import once
 from study.same_output import Agreement
 from study.standing import NOT_APPLICABLE
 from study.tables import NOT_REPORTED
@@ -65,6 +66,7 @@ def cells(part: Part) -> pd.DataFrame:
 # --- where the cache came from --------------------------------------------------------------------
 
 
+@once
 def windows(part: Part) -> pd.DataFrame:
     """Every window with what the engine counted: a row per window measured, valid or void.
 
@@ -117,6 +119,7 @@ def _intended(row: Any) -> str:
     return cache.meant(row.workload, row.offload != OFF, row.prefix_caching == "True")
 
 
+@once
 def sources(part: Part) -> pd.DataFrame:
     """Where the prompts' cache came from: a row per arm and phase asked for.
 

@@ -26,6 +26,7 @@ from study.estimates import (
     paired,
 )
 from study.frames import NOT_MEASURED
+from study.once import once
 from study.search import STEP
 
 REACHED, NOT_REACHED, CANNOT_JUDGE = "reached", "not reached", "cannot judge"
@@ -55,6 +56,7 @@ GAUGES = by_column(
 CURVE = ("arm", *estimates.FACTORS, "workload", "input_tokens", "output_tokens")
 
 
+@once
 def knees(part: Part) -> pd.DataFrame:
     """A row per curve asked for: its knee, and the law that it follows.
 
