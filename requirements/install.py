@@ -15,6 +15,7 @@ import subprocess
 import sys
 import sysconfig
 import venv
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -92,11 +93,6 @@ def find() -> str:
 
 def install(python: Path, engine: str, torch_index: str) -> None:
     """Install the locks of an engine, without resolution, and the study itself."""
-    if engine == "cpu":
-        torch = ("--no-compile", "--no-deps", "-r", str(HERE / "torch-cpu.txt"))
-        if not pip(python, *torch, check=False):
-            print("torch's CPU build is not where pip looks; trying PyTorch's index", flush=True)
-            pip(python, "--index-url", torch_index, *torch)
     if engine == "cuda" and not has_vllm():
         pip(python, "-r", str(HERE / "cuda.in"))
     lock = "cpu" if engine == "cpu" else "rocm" if engine == "rocm" else "cuda"
@@ -104,12 +100,24 @@ def install(python: Path, engine: str, torch_index: str) -> None:
     if engine != "cpu":
         # Also what the image has in the same version: Jupyter looks for its files beside Python.
         pip(python, "--ignore-installed", *locked)
-    elif not uv(python, *locked):
-        pip(python, "--no-compile", *locked)
+    else:
+        with ThreadPoolExecutor() as beside:  # it is large, and may come from another place
+            torch = beside.submit(install_torch, python, torch_index)
+            if not uv(python, *locked):
+                pip(python, "--no-compile", *locked)
+        torch.result()
     # The study needs no build: for an editable one, setuptools is too old in many images.
     see(python.parent.parent, "study", HERE.parent)
     precompile(python, engine)
     (python.parent.parent / f"ready-{engine}").touch()  # as make knows it: see the Makefile
+
+
+def install_torch(python: Path, index: str) -> None:
+    """Install torch's CPU build from where pip looks, or else from PyTorch's own index."""
+    torch = ("--no-compile", "--no-deps", "-r", str(HERE / "torch-cpu.txt"))
+    if not pip(python, *torch, check=False):
+        print("torch's CPU build is not where pip looks; trying PyTorch's index", flush=True)
+        pip(python, "--index-url", index, *torch)
 
 
 def precompile(python: Path, engine: str) -> None:
