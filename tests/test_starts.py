@@ -71,6 +71,33 @@ def test_two_of_a_block_start_together_and_are_measured_in_turn(
     assert "starting the server, and that of" in said and "has waited, ready" in said
 
 
+def test_both_are_asked_what_they_run_before_the_first_window(
+    fake: Path, before_each_window: Callable[[Callable[..., None]], None]
+) -> None:
+    """Their answers take seconds, in which the machine would not be quiet."""
+    answered: list[int] = []
+
+    def look(_: Session) -> None:
+        raw = Path(os.environ["STUDY_ROOT"]) / "data/raw"
+        answered.append(len(list(raw.glob("*/outputs.json"))))
+
+    before_each_window(look)
+    store, _, _ = run(**TWO)
+    assert answered == [2, 2]
+    assert all(one["in_force"] for one in records(store))
+
+
+def test_who_dies_when_it_is_asked_fails_in_its_own_turn(
+    fake: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_FAULT", "dies")
+    store, found, _ = run(**TWO)
+    first, second = found.launches["launch"]
+    assert [one.launch for one in store.attempts()] == [first, first, second, second]
+    assert [one.outcome for one in store.attempts()] == ["failed"] * 4
+    assert found.launches["reason"].str.len().gt(0).all()
+
+
 def test_each_block_has_its_own_pair(fake: Path) -> None:
     store, found, _ = run(**TWO, launches=2)
     assert list(found.launches["outcome"]) == ["measured"] * 4
