@@ -13,7 +13,7 @@ from functools import cache
 from study import paths
 
 VERSION = 8
-DIGEST = "e9934efd97f24ec1"
+DIGEST = "8fa7fd250bb2f78c"
 
 # The modules between an arm and its raw data.
 MEASURING = (

@@ -138,9 +138,7 @@ class Run:
             began, server = time.monotonic(), start.server()
             bound = cores.bind(server.pid, engine.core_pid(server.log_text()))
             waiting = self.starts.waiting
-            writer.update(
-                ready_s=server.ready_s, cores=bound, waiting=waiting.launch.id if waiting else None
-            )
+            writer.update(cores=bound, waiting=waiting.launch.id if waiting else None)
             idle = waiting.pid if waiting else None
             session = Session(launch, server, self.client, start.storage, idle)
             _load(session, writer, start.in_force, self.progress)

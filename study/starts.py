@@ -60,7 +60,10 @@ class Start:
 
     def over(self, start_s: float, beside: Start | None) -> None:
         """Its start is over, which took so long; `beside` it another server started."""
-        self.writer.update(start_s=start_s, started_beside=beside.launch.id if beside else None)
+        ready_s = self._server.ready_s if self._server and self._failure is None else None
+        self.writer.update(
+            start_s=start_s, started_beside=beside.launch.id if beside else None, ready_s=ready_s
+        )
 
     def ask(self, pool: Executor) -> Callable[[], None]:
         """Begin to ask a ready server what is in force, and for its answers to the fixed prompts.

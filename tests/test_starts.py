@@ -96,6 +96,7 @@ def test_who_dies_when_it_is_asked_fails_in_its_own_turn(
     assert [one.launch for one in store.attempts()] == [first, first, second, second]
     assert [one.outcome for one in store.attempts()] == ["failed"] * 4
     assert found.launches["reason"].str.len().gt(0).all()
+    assert found.launches["ready_s"].gt(0).all()  # they had been ready: that is not lost
 
 
 def test_each_block_has_its_own_pair(fake: Path) -> None:
