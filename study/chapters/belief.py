@@ -59,8 +59,10 @@ def verdicts(found: Frames, values: Values) -> str:
     valid_ones = values.count("belief.valid", len(valid))
     void = values.count("belief.void", len(found.windows) - len(valid))
     gates_asked = values.count("belief.gates", judged["gate"].nunique())
+    each = "The window" if len(found.windows) == 1 else f"Each of {all_windows} windows"
+    are = "is" if len(valid) == 1 else "are"
     return (
-        f"Each of {all_windows} windows was judged by {gates_asked} gates: **{valid_ones} are "
+        f"{each} was judged by {gates_asked} gates: **{valid_ones} {are} "
         f"valid** and {void} void{_voided_by(judged, values)}{_second_tries(found, values)}. "
         f"{_unsure(found, values)}"
     )
