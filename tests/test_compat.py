@@ -99,6 +99,7 @@ def test_the_table_finds_that_a_block_size_of_1_selected_aiters_mla(single: pd.D
         ("0.14.1", {16, 128}),
         ("0.16.0", {16, 128}),
         ("0.18.0", {4, 8, 16, 32, 64, 128}),
+        ("0.22.1", {4, 8, 16, 32, 64, 128}),
         ("0.32.0", set(compat.HEADS)),
     ],
 )

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from study.compat import command as compat
 from study.compat.devices import DEVICES
 from study.compat.loader import Loader
+from study.compat.offload import offload
 from study.compat.source import Tree, open_tree
 from study.compat.stages import FAMILIES, Answer, Engine, Question
 from study.compat.standin import Undecided, Unknown
@@ -90,6 +91,23 @@ def test_what_rests_on_something_unread_is_unknown_and_named(tmp_path: Path) -> 
     assert answer.outcome == "unknown"
     assert answer.words == "rests on torch.cuda.is_available()"
     assert ask(found, "gqa", 32).outcome == "allowed"  # which does not rest on it
+
+
+@pytest.mark.parametrize("caches", ["caches", "caches, backends"])
+def test_offload_is_asked_of_versions_with_and_without_back_ends_beside_the_caches(
+    caches: str, tmp_path: Path
+) -> None:
+    spec = f"""
+class CPUOffloadingSpec:
+    def get_handlers(self, {caches}):
+        if not self._handlers:
+            raise Exception("needs a GPU")
+        yield self._handlers
+"""
+    files = {**planted.sources(), "vllm/v1/kv_offload/cpu/spec.py": spec}
+    found = offload(Tree(planted.folder(tmp_path, files)), CPU, FAMILIES["gqa"])
+    assert (found.outcome, found.words) == ("refused", "needs a GPU")
+    assert found.evidence.startswith("vllm/v1/kv_offload/cpu/spec.py:5 ")
 
 
 def test_a_folder_and_a_wheel_give_the_same_table(tmp_path: Path) -> None:

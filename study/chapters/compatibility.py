@@ -120,7 +120,7 @@ def _panel(axis: Axes, answers: pd.DataFrame, rows: list[str]) -> None:
         face = COLOUR[str(row.outcome)]
         axis.add_patch(Rectangle((x, y), 1, 1, facecolor=face, edgecolor=PAPER, alpha=FADED))
         if words := _in_cell(row):
-            axis.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=7, color=INK)
+            axis.text(x + 0.5, y + 0.5, words, ha="center", va="center", fontsize=6, color=INK)
     axis.set_xlim(0, len(sizes))
     axis.set_ylim(len(rows), 0)
     names = [str(size) if size else "no flag" for size in sizes]

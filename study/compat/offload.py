@@ -6,6 +6,7 @@ the connector finds a back end for every layer that has a KV cache. Copying is n
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -82,12 +83,14 @@ def _may_offload(engine: Engine) -> None:
         made = None if isinstance(spec, Unknown) else spec.__dict__.get("CPUOffloadingSpec")
         if made is None:
             continue
-        worker = Planted("spec", _handlers=None, _worker=None, create_worker=_nothing, **_SIZES)
+        made_later = {"create_worker": _nothing, "create_handlers": _nothing}
+        worker = Planted("spec", _handlers=None, _worker=None, **made_later, **_SIZES)
         if "get_worker" in made.__dict__:
             call(engine.loader, made.__dict__["get_worker"], worker, Planted("caches"))
         else:
-            step = made.__dict__["get_handlers"](worker, {}, {})
-            call(engine.loader, next, step)
+            handlers = made.__dict__["get_handlers"]
+            caches = len(inspect.signature(handlers).parameters) - 1  # once with their back ends
+            call(engine.loader, next, handlers(worker, *[{}] * caches))
         return
     raise NotDerived("the class that offloads to CPU memory was not found")
 
@@ -115,7 +118,7 @@ def _register(engine: Engine, family: Family, backend: Any) -> tuple[str, Eviden
     config = SimpleNamespace(compilation_config=context)
     found: dict[str, Any] = {}
     here = SimpleNamespace(
-        spec=SimpleNamespace(vllm_config=config),
+        spec=Planted("spec", vllm_config=config),
         _register_handlers=lambda _caches, by_layer: found.update(by_layer),
     )
     try:
