@@ -35,6 +35,12 @@ def client() -> Cores:
     return _all()[-1:]
 
 
+def worker() -> Cores:
+    """Cores on which the engine computes, or what drives its GPU."""
+    kind = platform.engine().kind
+    return _all()[:-1] or _all() if kind == "cpu" else api_server(kind)
+
+
 def api_server(kind: Kind) -> Cores:
     """Cores of what stands between engine and client, or takes its place."""
     if kind == "cpu":

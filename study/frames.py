@@ -38,7 +38,8 @@ class Frames:
         chosen by the arm's search, not asked for), max_num_seqs (asked for), again (measured once
         more on its launch, for the first was void: both are rows), verdict, reasons, load_s,
         warm_s, wall_s, loop_lag_p99_s; client_wait_s and server_wait_s (how long their main
-        threads were ready to run but had no core: study.telemetry); the engine's own account of the
+        threads were ready to run but had no core: study.telemetry); pace_s (CPU time of a piece of
+        work, mean of the looks: study.pace); the engine's own account of the
         load (prefix_hits_tokens, external_hits_tokens, offload_load_bytes, offload_store_bytes,
         preemptions) and of its steady part (running_mean, waiting_mean, waiting_max, kv_use_max);
         what the launch's storage grew by (stored_bytes, stored_files; NaN without one); and every
@@ -190,6 +191,7 @@ def _window_rows(
         "wall_s": content["wall_s"],
         "loop_lag_p99_s": recording.info["loop_lag_p99_s"],
         **_waits(evidence.telemetry),
+        "pace_s": _pace(evidence.telemetry),
         **_engine_account(content, evidence),
         **asdict(measure(recording.requests, recording.chunks, evidence.steady)),
     }
@@ -264,6 +266,11 @@ def _telemetry(path: Path) -> pd.DataFrame | None:
 def _waits(looks: pd.DataFrame | None) -> dict[str, float]:
     names = ("client_wait_s", "server_wait_s")
     return {name: math.nan if looks is None else grown(looks, name) for name in names}
+
+
+def _pace(looks: pd.DataFrame | None) -> float:
+    told = None if looks is None else looks.get("pace_s")
+    return math.nan if told is None else float(told.mean())
 
 
 def _earlier(seen: dict[object, str], recording: Recording, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from study import estimates, paths, theory
+from study import estimates, paths, statements, theory
 from study.estimates import rows_of
 from study.experiment import Experiment
 from study.frames import Frames
@@ -205,7 +205,9 @@ def _clock(found: Frames, floor: str) -> list[Row]:
     if judged.empty or not judged["text"].str.contains(UNSEEN, regex=False).any():
         return []
     meaning = "Launches may have run at other speeds; blocks share only what lasts."
-    return [("speed of the cores", "not visible here", f"{meaning} {floor}".strip())]
+    pace = statements.pace(found.windows)
+    seen = f"up to {pace.slowest:.3g} times as slow, by a piece of work" if pace else "not visible"
+    return [("speed of the cores", f"{seen} here", f"{meaning} {floor}".strip())]
 
 
 def _said_by_family(found: Frames, column: str) -> dict[str, str]:

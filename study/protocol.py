@@ -12,8 +12,8 @@ from functools import cache
 
 from study import paths
 
-VERSION = 8
-DIGEST = "8fa7fd250bb2f78c"
+VERSION = 9
+DIGEST = "066ee25f81de1f41"
 
 # The modules between an arm and its raw data.
 MEASURING = (
@@ -28,6 +28,7 @@ MEASURING = (
     "knee",
     "models",
     "outputs",
+    "pace",
     "prompt_files",
     "prompts",
     "run",

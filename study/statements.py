@@ -6,21 +6,24 @@ study.same_output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from study.audit.claims import Judged, distinct_levels
 from study.audit.formats import Window
 from study.estimates import rows_of
 from study.gates.judgement import Judgement
-from study.interval import Interval
+from study.interval import Estimate, Interval
 from study.same_output import Agreement
 from study.stats import mean_interval
 
 CURVE = ["arm", "workload"]
-RATE, LATENCY = "requests_s", "e2e_p50_s"
+CELL = ["experiment", *CURVE, "level"]
+RATE, LATENCY, TOKENS = "requests_s", "e2e_p50_s", "output_tok_s"
 COLUMNS = ("of", "gate", "scope", "verdict", "observed", "limit", "text")
 
 
@@ -48,6 +51,44 @@ def common_drift(windows: pd.DataFrame) -> Interval:
     first = windows[~windows["again"].astype(bool)]
     by_launch = first.dropna(subset=["drift"]).groupby("launch")["drift"].mean()
     return mean_interval(by_launch)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How far the cores' own pace wandered between windows, and throughput with it.
+
+    median, slowest: time of the piece of work (`study.pace`) over that of the quickest window;
+    slope: of log throughput over log time, inside cells (arm, workload, level); share: of the
+    variance inside cells, what goes with it. NaN where no cell has windows enough.
+    """
+
+    median: float
+    slowest: float
+    slope: Interval
+    share: float
+
+
+def pace(windows: pd.DataFrame) -> Pace | None:
+    """By every first try, valid or void; None where no window has its pace on record."""
+    first = windows[~windows["again"].astype(bool)].reindex(columns=[*CELL, "pace_s", TOKENS])
+    seen = first.dropna(subset=["pace_s", TOKENS])
+    if seen.empty:
+        return None
+    times = seen["pace_s"] / seen["pace_s"].min()
+    logs = seen[["pace_s", TOKENS]].map(math.log)
+    cells = seen.groupby(CELL, dropna=False).ngroup()
+    inside = logs - logs.groupby(cells).transform("mean")
+    slower, rate = inside["pace_s"], inside[TOKENS]
+    degrees, spread = len(seen) - cells.nunique() - 1, float((slower**2).sum())
+    if degrees < 1 or spread == 0:
+        slope, share = Estimate(np.nan, np.nan, np.nan, len(seen)), np.nan
+    else:
+        by = float((slower * rate).sum()) / spread
+        left, total = float(((rate - by * slower) ** 2).sum()), float((rate**2).sum())
+        slope = Estimate(by, math.sqrt(left / degrees / spread), degrees, len(seen))
+        share = 1 - left / total if total > 0 else np.nan
+    told = replace(slope.interval(), statistic="slope", unit="windows")
+    return Pace(float(times.median()), float(times.max()), told, share)
 
 
 def levels(windows: pd.DataFrame) -> dict[tuple[str, str], Judgement]:

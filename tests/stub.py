@@ -184,6 +184,7 @@ def _window_rows(
         "wall_s": 6.0,
         "warm_s": 1.0,
         "loop_lag_p99_s": 0.001,
+        "pace_s": 0.0003 * (1 + 0.1 * launch.block),
         "prefix_hits_tokens": 0.0,
         "external_hits_tokens": 0.0,
         "offload_load_bytes": np.nan,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import pytest
 import stub
@@ -88,6 +89,47 @@ def test_a_drift_that_windows_share_is_found_by_all_of_them(
     said = values.known["belief.drift"]
     assert said["n"] == len(shares)
     assert said["point"] == pytest.approx(100 * mean, nan_ok=True)
+
+
+def paced(follows: float, noise: float = 0.0) -> Frames:
+    """Two cells of four windows at paces up to 1.5 times as slow, and a second try that is not
+    looked at; throughput is the cell's own, and follows the pace with this power."""
+    slower = np.array([1.0, 1.5, 1.2, 1.1])
+    apart = np.exp(noise * np.array([1.0, 1.0, -1.0, -1.0]))
+    rows = [
+        {"launch": f"{number}", "experiment": "any", "arm": "a", "workload": "short",
+         "level": level, "again": False, "pace_s": 0.0003 * slow,
+         "output_tok_s": 100.0 * level * slow**follows * by}
+        for level in (1, 4)
+        for number, (slow, by) in enumerate(zip(slower, apart, strict=True))
+    ]  # fmt: skip
+    rows.append(rows[0] | {"again": True, "pace_s": 0.009})
+    return replace(found(), windows=pd.DataFrame(rows))
+
+
+@pytest.mark.parametrize("follows", [-1.0, -0.3, 0.0])
+def test_throughput_that_follows_the_cores_pace_is_found(follows: float) -> None:
+    values = Values()
+    said = belief.pace(paced(follows), values)
+    assert "the slowest window it took 1.50 times" in said and "median one 1.15 times" in said
+    slope = values.known["belief.pace_slope"]
+    assert slope["point"] == pytest.approx(follows, abs=1e-9) and slope["n"] == 8
+    if follows:
+        assert values.known["belief.pace_share"]["value"] == pytest.approx(1.0)
+    noisy = Values()
+    belief.pace(paced(follows, noise=0.2), noisy)
+    told = noisy.known["belief.pace_slope"]
+    assert told["low"] < follows < told["high"]
+    assert noisy.known["belief.pace_share"]["value"] < 0.9
+
+
+def test_without_windows_enough_the_pace_alone_is_told() -> None:
+    seen = paced(-1.0)
+    few = replace(seen, windows=seen.windows.iloc[[0, 5]])
+    said = belief.pace(few, Values())
+    assert "it took 1.50 times" in said and said.endswith("so few windows cannot tell.")
+    old = replace(seen, windows=seen.windows.drop(columns="pace_s"))
+    assert belief.pace(old, Values()) == ""
 
 
 def test_every_gate_says_what_it_asks() -> None:

@@ -27,9 +27,11 @@ DIGIT = 0.012  # of the bar's width, as much as one digit takes
 def results(parts: Sequence[Part], values: Values) -> list[Shown]:
     """Verdicts of all windows, and what each gate says of them."""
     found = together(parts)
+    paced = pace(found, values)
     return [
         Text(verdicts(found, values)),
         Text(drift(found, values)),
+        *([Text(paced)] if paced else []),
         gates(found).keep(f"{BOOK}-gates"),
         ledgers.verdicts(found).keep(f"{BOOK}-verdicts"),
         distinct(found).keep(f"{BOOK}-distinct-levels"),
@@ -115,6 +117,31 @@ def drift(found: Frames, values: Values) -> str:
         f"from a warm-up too short, they can tell together. From start to end of a window the "
         f"token rate changes by {change} % ({how}; every first try, void or not): "
         f"{_shared(shared, limit)}."
+    )
+
+
+def pace(found: Frames, values: Values) -> str:
+    """How far the machine's own pace wandered, and whether throughput went with it."""
+    seen = None if found.windows.empty else statements.pace(found.windows)
+    if seen is None:
+        return ""
+    slowest = values.number("belief.pace_slowest", seen.slowest)
+    median = values.number("belief.pace_median", seen.median)
+    said = (
+        "A neighbour on the same physical core, or a lower clock, slows a core down and need show "
+        "in no counter of a virtual machine. So a fixed piece of work is timed in every window, in "
+        f"the core's own time: in the slowest window it took {slowest} times as long as in the "
+        f"quickest, in the median one {median} times."
+    )
+    if math.isnan(seen.slope.low):
+        return f"{said} Whether throughput went with it, so few windows cannot tell."
+    slope = values.interval("belief.pace_slope", seen.slope)
+    how = values.label("belief.pace_how", seen.slope.label())
+    share = values.percent("belief.pace_share", seen.share)
+    return (
+        f"{said} Where it took 1 % longer, output throughput of the same arm, workload and level "
+        f"changed by {slope} % ({how}); {share} of its variance there goes with that, the rest "
+        "does not."
     )
 
 
