@@ -206,8 +206,10 @@ def _clock(found: Frames, floor: str) -> list[Row]:
         return []
     meaning = "Launches may have run at other speeds; blocks share only what lasts."
     pace = statements.pace(found.windows)
-    seen = f"up to {pace.slowest:.3g} times as slow, by a piece of work" if pace else "not visible"
-    return [("speed of the cores", f"{seen} here", f"{meaning} {floor}".strip())]
+    seen = "not visible here"
+    if pace is not None:
+        seen += f"; a piece of work took up to {number(pace.slowest)} times the quickest window's"
+    return [("speed of the cores", seen, f"{meaning} {floor}".strip())]
 
 
 def _said_by_family(found: Frames, column: str) -> dict[str, str]:
