@@ -19,7 +19,8 @@ import pandas as pd
 from scipy import signal, special
 
 from study import additive, dunnett, equivalence, knee, replication, stats
-from study.interval import Floats, Interval
+from study.finite import Floats
+from study.interval import Interval
 
 ROOT = Path(__file__).resolve().parents[1]
 DERIVED = ROOT / "data" / "derived"

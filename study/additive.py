@@ -15,7 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from study.errors import unknown_name
-from study.interval import CONFIDENCE, Estimate, Floats, Interval, logs
+from study.finite import Floats
+from study.interval import CONFIDENCE, Estimate, Interval, logs
 from study.stats import require_columns, require_once
 
 Places = NDArray[np.intp]

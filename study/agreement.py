@@ -18,14 +18,15 @@ import pandas as pd
 
 from study.audit import gates
 from study.audit.arithmetic import ratio
-from study.audit.detail import Detail, Full, full_part, only
+from study.audit.detail import Detail, Full, full_part
 from study.audit.formats import Window
 from study.audit.formats import read as read_file
 from study.client import Recording
+from study.finite import Floats, median, only
 from study.plan import Launch
 from study.second import RESULT
 from study.standing import standings
-from study.steady import Floats, floats, measure, steady_part
+from study.steady import floats, measure, steady_part
 from study.store import Store
 
 # What is compared with what: the second instrument's, or the engine's, over the client's.
@@ -154,8 +155,8 @@ def _theirs(window: Window) -> dict[str, float]:
     sent = detail.fine & (detail.start_s > part.start_s) & (detail.start_s <= part.end_s)
     return found | {
         "bench_rate_full": float(np.diff(seen)[0] / part.duration_s),
-        "bench_ttft_full": _median(detail.ttft_s[sent]),
-        "bench_tpot_full": _median(_tpot_s(detail)[sent]),
+        "bench_ttft_full": median(detail.ttft_s[sent]),
+        "bench_tpot_full": median(_tpot_s(detail)[sent]),
     }
 
 
@@ -168,11 +169,6 @@ def _tpot_s(detail: Detail) -> Floats:
     found: Floats = np.full(later.size, np.nan)
     np.divide(detail.e2e_s - detail.ttft_s, later, out=found, where=later > 0)
     return found
-
-
-def _median(values: Floats) -> float:
-    known = only(values)
-    return float(np.median(known)) if known.size else math.nan
 
 
 def _file(window: Window) -> dict[str, Any]:

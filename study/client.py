@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 
 import orjson
 
-from study import descriptors
+from study import children, descriptors
 from study.drive import drive
 from study.errors import StudyError
 from study.prompts import FIRST_TOKEN_ID, unique_tokens
@@ -206,15 +206,13 @@ class Client:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Client:
-        package = str(Path(__file__).resolve().parents[1])
-        paths = [package, os.environ.get("PYTHONPATH", "")]
         self._stderr = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "study.client", *map(str, self.cpus or ())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            env={**os.environ, **children.environment()},
             process_group=0,  # not a session: the scheduler would let it wait for the server's
         )
         self._answer()  # ready

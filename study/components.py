@@ -18,7 +18,8 @@ import pandas as pd
 from scipy import stats
 
 from study.errors import StudyError
-from study.interval import CONFIDENCE, Floats, Interval, logs, require_confidence
+from study.finite import Floats
+from study.interval import CONFIDENCE, Interval, logs, require_confidence
 from study.stats import require_columns
 
 CELL = ("arm", "workload", "level")

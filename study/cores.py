@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 
 from study import platform
+from study.children import family
 from study.platform import Kind
 
 Cores = list[int]
@@ -66,12 +67,12 @@ def bind(server: int | None, engine_core: int | None) -> dict[str, Cores]:
     """
     kind = platform.engine().kind
     if server is not None and kind != "cpu":
-        for pid in _family(server):
-            _keep(pid, api_server(kind))
+        for process in family(server):
+            _keep(process.pid, api_server(kind))
         return {"server": api_server(kind), "client": client()}
     if server is None or engine_core is None or not _here():
         return {}
-    around = _family(server) - {engine_core}
+    around = {process.pid for process in family(server)} - {engine_core}
     for pid, cores in {engine_core: _all()[:1], **dict.fromkeys(around, client())}.items():
         _keep(pid, cores)
     return {"engine core": _all()[:1], "API server and client": client()}
@@ -97,12 +98,6 @@ def listed(text: str) -> Iterator[int]:
 
 def _here() -> bool:
     return single(platform.engine().kind, len(_all()))
-
-
-def _family(pid: int) -> set[int]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return {pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))}
-    return set()
 
 
 def _keep(pid: int, cores: Cores) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from scipy.optimize import least_squares
 
 from study.errors import StudyError
-from study.interval import Floats
+from study.finite import Floats
 
 LEAST_LEVELS = 4  # two on each side of a corner
 GRID = 1000  # points over the tested range: steps below 1 % up to a range of 1 to 4,096

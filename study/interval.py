@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import special
 
 from study.errors import StudyError
-
-Floats = NDArray[np.float64]
+from study.finite import Floats
 
 CONFIDENCE = 0.95
 T = "t interval"

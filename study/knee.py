@@ -18,7 +18,8 @@ from numpy.typing import ArrayLike
 from study.additive import fit
 from study.curves import FITS, LEAST_LEVELS, Model, grid_of, points, squares_left
 from study.errors import StudyError, unknown_name
-from study.interval import CONFIDENCE, Floats, Interval
+from study.finite import Floats
+from study.interval import CONFIDENCE, Interval
 from study.stats import mean_interval_log
 
 SHARE = 0.95  # of the fitted maximum

@@ -21,12 +21,11 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import orjson
 
-from study import descriptors
+from study import children, descriptors
 from study.drive import new_loop
 from study.errors import StudyError
 from study.nullstreams import FAULTS, TICK_NS, Fault, Pace, Stream, Wheel
@@ -173,8 +172,7 @@ def serve(
     command += [] if fault is None else ["--fault", fault]
     command += [] if cap is None else ["--cap", str(cap)]
     command += [] if cpus is None else ["--cpus", ",".join(map(str, cpus))]
-    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    environment = {**os.environ, **children.environment()}
     # Its standard input is held open: when we die, however, the server ends.
     process = subprocess.Popen(
         [*command, "--held"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment

@@ -16,8 +16,9 @@ from matplotlib.ticker import MaxNLocator
 
 from study import estimates
 from study.client import Recording
+from study.finite import Floats
 from study.frames import Frames
-from study.steady import Floats, Steady, floats, steady_part
+from study.steady import Steady, floats, steady_part
 from study.store import Store
 from study.style import (
     INK,

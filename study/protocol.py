@@ -13,11 +13,12 @@ from functools import cache
 from study import paths
 
 VERSION = 9
-DIGEST = "066ee25f81de1f41"
+DIGEST = "79a2eed422584e79"
 
 # The modules between an arm and its raw data.
 MEASURING = (
     "accelerators",
+    "children",
     "client",
     "connection",
     "cores",

@@ -19,10 +19,10 @@ import orjson
 import pandas as pd
 
 from study.estimates import rows_of
+from study.finite import Floats
 from study.gates.judgement import Judgement, Verdict
 from study.plan import Launch
 from study.standing import standings
-from study.steady import Floats
 from study.store import Store
 from study.tables import Table, number
 

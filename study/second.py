@@ -24,7 +24,7 @@ from typing import Any
 
 import orjson
 
-from study import engine
+from study import children, engine
 from study.counters import counters, idle_counters
 from study.experiment import WindowPlan
 from study.plan import Launch
@@ -101,9 +101,7 @@ def command(options: Mapping[str, object], cpus: Sequence[int], warm: bool) -> l
 
 def environment(api_key: str = "") -> dict[str, str]:
     """What the tool needs to find this package, and the server to know it."""
-    package = str(Path(__file__).resolve().parents[1])
-    paths = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))
-    own = {"PYTHONPATH": paths, "no_proxy": "*"}  # the server is on this machine
+    own = {**children.environment(), "no_proxy": "*"}  # the server is on this machine
     key = {"OPENAI_API_KEY": api_key} if api_key else {}
     return {**os.environ, **engine.environment(), **own, **key}
 

@@ -23,6 +23,7 @@ from typing import Self
 import psutil
 
 from study import engine
+from study.children import family
 from study.engine import Command
 from study.errors import StudyError
 
@@ -262,9 +263,9 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
-        family, deadline = _family(process.pid), time.monotonic() + STOP_S
+        all_of_it, deadline = family(process.pid), time.monotonic() + STOP_S
         _signal_group(process.pid, signal.SIGTERM)
-        _, alive = psutil.wait_procs(family, timeout=STOP_S)
+        _, alive = psutil.wait_procs(all_of_it, timeout=STOP_S)
         process.poll()  # until it is reaped, it is still in its group
         # Whose parents ended before are in no family any more, but in the group they are.
         if not _group_ends(process.pid, deadline) or alive:
@@ -280,14 +281,6 @@ class Server:
         while not port_is_free(self.port) and time.monotonic() < deadline:
             time.sleep(0.05)
         self._sockets.cleanup()
-
-
-def _family(pid: int) -> list[psutil.Process]:
-    try:
-        leader = psutil.Process(pid)
-        return [*leader.children(recursive=True), leader]
-    except psutil.NoSuchProcess:
-        return []
 
 
 def _signal_group(group: int, number: int) -> None:

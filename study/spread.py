@@ -14,7 +14,8 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from study.errors import StudyError
-from study.interval import CONFIDENCE, Floats, Interval, require_confidence
+from study.finite import Floats
+from study.interval import CONFIDENCE, Interval, require_confidence
 
 
 def spread(values: ArrayLike, confidence: float = CONFIDENCE) -> Interval:

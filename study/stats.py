@@ -25,11 +25,11 @@ from numpy.typing import ArrayLike
 
 from study import bootstrap
 from study.errors import StudyError
+from study.finite import Floats
 from study.interval import (
     CONFIDENCE,
     ON_LOG,
     Estimate,
-    Floats,
     Interval,
     estimate_mean,
     finite,

@@ -21,7 +21,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
-Floats = NDArray[np.float64]
+from study.finite import Floats, mean, median, only
+
 Mask = NDArray[np.bool_]
 
 DRIFT_CONFIDENCE = 0.90  # two one-sided 5 % questions: "does it fall?" and "does it rise?"
@@ -169,13 +170,13 @@ def least_sample(q: float) -> int:
 
 def percentile(values: Floats, q: float) -> float:
     """The quantile `q` of the finite values; NaN when the sample cannot carry it."""
-    finite = values[np.isfinite(values)]
+    finite = only(values)
     return float(np.quantile(finite, q)) if finite.size >= least_sample(q) else np.nan
 
 
 def percentile_or_failed(values: Floats, failed: int, q: float) -> float:
     """The same, over `failed` more values that are infinite."""
-    finite = values[np.isfinite(values)]
+    finite = only(values)
     everything = np.sort(np.append(finite, np.full(failed, np.inf)))
     if everything.size < least_sample(q):
         return np.nan
@@ -226,7 +227,7 @@ def measure(requests: pd.DataFrame, chunks: pd.DataFrame, steady: Steady | None)
         **_or_failed("ttft", ttft_s, failed),
         **_or_failed("e2e", e2e_s, failed),
         **_logs("e2e", e2e_s),
-        itl_p50_s=_median(itl_s),
+        itl_p50_s=median(itl_s),
         itl_p99_s=percentile(itl_s, 0.99),
         drift=drift.point,
         drift_low=drift.low,
@@ -313,8 +314,8 @@ def _in_order(chunks: pd.DataFrame) -> pd.DataFrame:
 
 def _times(name: str, values_s: Floats) -> dict[str, float]:
     return {
-        f"{name}_mean_s": _mean(values_s),
-        f"{name}_p50_s": _median(values_s),
+        f"{name}_mean_s": mean(values_s),
+        f"{name}_p50_s": median(values_s),
         **{f"{name}_{tail}_s": percentile(values_s, q) for tail, q in TAILS.items()},
     }
 
@@ -324,14 +325,3 @@ def _or_failed(name: str, values_s: Floats, failed: int) -> dict[str, float]:
         f"{name}_{tail}_or_failed_s": percentile_or_failed(values_s, failed, q)
         for tail, q in (("p50", 0.50), ("p99", 0.99))
     }
-
-
-def _mean(values: Floats) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else np.nan
-
-
-def _median(values: Floats) -> float:
-    """A median is a typical value, not a tail: it is given from one value on."""
-    finite = values[np.isfinite(values)]
-    return float(np.median(finite)) if finite.size else np.nan

@@ -7,7 +7,6 @@ machine shows no clock, a container may show no other process.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 import time
@@ -19,6 +18,7 @@ import pandas as pd
 import psutil
 
 from study import accelerators, cores, pace, platform
+from study.children import family
 
 LOOK_S = 0.5  # a look costs about two milliseconds of one core: 0.4 %
 PROC, SYS = Path("/proc"), Path("/sys")
@@ -42,10 +42,10 @@ class Telemetry:
     """
 
     def __init__(self, server: int | None, client: int | None, waiting: int | None = None) -> None:
-        self._server = _family(server)
+        self._server = _pids(server)
         self._client = [client] if client is not None else []
-        own = {*_family(os.getpid()), *self._server, *self._client}
-        self._own = sorted(own.difference(_family(waiting)))
+        own = {*_pids(os.getpid()), *self._server, *self._client}
+        self._own = sorted(own.difference(_pids(waiting)))
         self._worker = cores.worker()
         self._gpus = accelerators.find()
         self._rows: list[dict[str, float]] = []
@@ -163,13 +163,8 @@ def _quota_throttled_s() -> float:
     return NAN
 
 
-def _family(pid: int | None) -> list[int]:
-    if pid is None:
-        return []
-    with contextlib.suppress(psutil.Error):
-        leader = psutil.Process(pid)
-        return [pid, *(child.pid for child in leader.children(recursive=True))]
-    return []
+def _pids(leader: int | None) -> list[int]:
+    return [process.pid for process in family(leader)]
 
 
 def _text(path: Path) -> str:

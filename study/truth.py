@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from study.client import Recording
-from study.steady import Floats
+from study.finite import Floats
 
 ERRORS = (
     "in_flight_mean", "ttft_error_median_ms", "ttft_error_p99_ms", "first_read_late_median_ms",

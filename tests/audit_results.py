@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from numpy.typing import NDArray
 
 from study.audit import command as audit
 from study.errors import StudyError
+from study.finite import Floats
 
-Floats = NDArray[np.float64]
 Result = dict[str, Any]
 Item = dict[str, Any]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from study.curves import TwoLines
 from study.experiment import WindowPlan, Workload
-from study.interval import Floats
+from study.finite import Floats
 from study.knee import Knee
 from study.plan import load_s
 from study.search import Search

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from audit_results import Floats, Result, closed_loop, open_loop, save, schedule, summary_only
+from audit_results import Result, closed_loop, open_loop, save, schedule, summary_only
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -19,6 +19,7 @@ from study.audit.formats import Window, read, table_windows
 from study.audit.gates import judge, verdict
 from study.audit.level import bound_of, level_reached
 from study.errors import StudyError
+from study.finite import Floats
 from study.validity import Judgement
 
 GOOD = closed_loop()

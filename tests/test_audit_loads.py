@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from audit_results import Floats, closed_loop, items, said, save, served, summary_only
+from audit_results import closed_loop, items, said, save, served, summary_only
 from hypothesis import given
 from hypothesis import strategies as st
 
 from study.audit.formats import Window, table_windows
 from study.audit.level import Fit
 from study.audit.loads import SAME_LEVEL, refuted
+from study.finite import Floats
 
 STATISTICS: dict[str, Callable[[Floats], np.floating]] = {
     "p50": np.median,

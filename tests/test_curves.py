@@ -10,7 +10,7 @@ from laws import LEVELS, hard_cap, law, noisy
 from scipy.optimize import minimize
 
 from study.curves import Capped, TwoLines, capped, gunther, two_lines
-from study.interval import Floats
+from study.finite import Floats
 from study.knee import knee
 
 SIGMAS, KAPPAS = st.floats(0.0, 0.5), st.floats(0.0, 0.01)

@@ -13,7 +13,7 @@ from laws import GRID, LEVELS, STEP, hard_cap, law, noisy, true_knee
 
 from study.curves import Gunther, TwoLines, gunther, two_lines
 from study.errors import StudyError
-from study.interval import Floats
+from study.finite import Floats
 from study.knee import knee, knee_over_launches
 from study.stats import mean_interval_log
 

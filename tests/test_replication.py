@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from study.bootstrap import bca_mean
 from study.errors import StudyError
-from study.interval import Floats
+from study.finite import Floats
 from study.replication import PILOT, needed, needed_by_cell, two_stage_interval
 from study.stats import mean_interval, mean_interval_log, over_launches
 

@@ -14,10 +14,10 @@ from itertools import pairwise
 import numpy as np
 
 from study.audit.arithmetic import number
-from study.audit.detail import ARRAYS, Detail, only
+from study.audit.detail import ARRAYS, Detail
 from study.audit.formats import Window
+from study.finite import Floats, only
 from study.gates.judgement import Finding, Judgement, none_of, of_findings
-from study.steady import Floats
 
 SLACK_S = 0.001  # clocks are read before and after what they time
 SLACK = 0.001

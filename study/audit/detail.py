@@ -16,8 +16,9 @@ from scipy import stats
 
 from study.audit.json_reader import Members
 from study.errors import StudyError
+from study.finite import Floats
 from study.gates.level import LEVEL_TOLERANCE
-from study.steady import DRIFT_CONFIDENCE, Drift, Floats, Mask, in_flight_when_sent, trend
+from study.steady import DRIFT_CONFIDENCE, Drift, Mask, in_flight_when_sent, trend
 
 LONG_LATENCY = 0.9  # the quantile of durations after which an open loop holds what it will
 BINS = 1 << 16  # of the run's duration: far finer than one latency of any window worth a name
@@ -308,9 +309,3 @@ def _drift(edges_s: Floats, values: Floats, part: Full) -> Drift:
     scale = part.duration_s / float(values.mean())
     half = float(stats.t.ppf((1 + DRIFT_CONFIDENCE) / 2, values.size - 2)) * error * scale
     return Drift(slope * scale, slope * scale - half, slope * scale + half)
-
-
-def only(values: Floats) -> Floats:
-    """The finite ones."""
-    finite: Floats = values[np.isfinite(values)]
-    return finite

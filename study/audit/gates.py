@@ -17,14 +17,13 @@ import numpy as np
 
 from study.audit.arithmetic import number, ratio
 from study.audit.consistency import conservation, times
-from study.audit.detail import only
 from study.audit.formats import Window
 from study.audit.level import Fit, bound_of, level_reached, steady_part
+from study.finite import Floats, only
 from study.gates.delivered import ERROR_SHARE_LIMIT, failures
 from study.gates.judgement import Judgement, Verdict
 from study.gates.level import LEVEL_TOLERANCE
 from study.gates.percentiles import percentile_supported
-from study.steady import Floats
 
 FileVerdict = Literal["valid", "void", "undecided"]
 

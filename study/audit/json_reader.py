@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from study.audit.arithmetic import MOST
 from study.errors import StudyError
-from study.steady import Floats
+from study.finite import Floats
 
 Span = tuple[int, int]
 

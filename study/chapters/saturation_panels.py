@@ -21,7 +21,7 @@ from study import figures, knee
 from study.beside import BOUND
 from study.chapters.saturation_estimates import CACHE_FULL, CANNOT_JUDGE, NOT_REACHED, REACHED
 from study.estimates import Metric, rows_of
-from study.interval import Floats
+from study.finite import Floats
 from study.style import (
     INK,
     MUTED,

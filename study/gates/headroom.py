@@ -17,8 +17,9 @@ import numpy as np
 import pandas as pd
 
 from study.calibration import Calibration
+from study.finite import median
 from study.gates.judgement import Judgement, Verdict
-from study.steady import Floats, Steady, chunk_gaps_s, completed, floats
+from study.steady import Steady, chunk_gaps_s, completed, floats
 
 GATE = "client_headroom"
 # What the client may add to a median: a share that is the size of the effects that are studied,
@@ -62,8 +63,8 @@ def demand(
     return Demand(
         level=steady.level,
         chunks_per_s=inside / steady.duration_s,
-        ttft_s=_median(ttft_s),
-        itl_s=_median(chunk_gaps_s(stream, steady)),
+        ttft_s=median(ttft_s),
+        itl_s=median(chunk_gaps_s(stream, steady)),
         loop_lag_p99_s=float(info.get("loop_lag_p99_s", math.nan)),
     )
 
@@ -145,8 +146,3 @@ def _said(name: str, point: pd.Series, column: str, time_s: float) -> str:
 
 def _place(point: pd.Series) -> str:
     return f"at level {point['level']} and {point['chunks_per_s']:,.0f} chunks/s"
-
-
-def _median(values_s: Floats) -> float:
-    finite = values_s[np.isfinite(values_s)]
-    return float(np.median(finite)) if finite.size else math.nan

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from study.finite import Floats
 from study.gates.evidence import delta
 from study.gates.judgement import Judgement, Verdict
-from study.steady import Floats, Steady, completed, floats, in_flight_when_sent
+from study.steady import Steady, completed, floats, in_flight_when_sent
 
 NO_COUNTERS: Mapping[str, float] = {}
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from study.finite import only
 from study.gates.evidence import WindowEvidence, delta
 from study.gates.judgement import Judgement, Verdict
 from study.steady import completed, floats
@@ -91,8 +92,7 @@ def _first_tokens(
     requests: pd.DataFrame, before: Mapping[str, float], after: Mapping[str, float]
 ) -> list[Account]:
     """Mean TTFT over the whole load, where both sides saw the same first tokens."""
-    ttft_s = floats(requests, "first_s") - floats(requests, "due_s")
-    ttft_s = ttft_s[np.isfinite(ttft_s)]
+    ttft_s = only(floats(requests, "first_s") - floats(requests, "due_s"))
     count = delta(before, after, "ttft_count")
     total_s = delta(before, after, "ttft_sum_s")
     if math.isnan(count + total_s) or ttft_s.size == 0:
