@@ -69,10 +69,10 @@ class Pace:
 
 
 def pace(windows: pd.DataFrame) -> Pace | None:
-    """By every first try, valid or void; None where no window has its pace on record."""
+    """By every first try, valid or void; None where no two windows have their pace on record."""
     first = windows[~windows["again"].astype(bool)].reindex(columns=[*CELL, "pace_s", TOKENS])
     seen = first.dropna(subset=["pace_s", TOKENS])
-    if seen.empty:
+    if len(seen) < 2:
         return None
     times = seen["pace_s"] / seen["pace_s"].min()
     logs = seen[["pace_s", TOKENS]].map(math.log)

@@ -130,6 +130,8 @@ def test_without_windows_enough_the_pace_alone_is_told() -> None:
     assert "it took 1.50 times" in said and said.endswith("so few windows cannot tell.")
     old = replace(seen, windows=seen.windows.drop(columns="pace_s"))
     assert belief.pace(old, Values()) == ""
+    alone = replace(seen, windows=seen.windows.iloc[[0]])  # beside which nothing is slow
+    assert belief.pace(alone, Values()) == ""
 
 
 def test_every_gate_says_what_it_asks() -> None:
