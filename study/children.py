@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 import psutil
@@ -18,7 +17,10 @@ def environment() -> dict[str, str]:
 
 def family(pid: int | None) -> list[psutil.Process]:
     """All that a process has started and that still run, and itself, last; none if it is gone."""
-    with contextlib.suppress(psutil.Error):
-        leader = psutil.Process(pid) if pid is not None else None
-        return [*leader.children(recursive=True), leader] if leader else []
-    return []
+    if pid is None:
+        return []
+    try:
+        leader = psutil.Process(pid)
+        return [*leader.children(recursive=True), leader]
+    except psutil.Error:
+        return []

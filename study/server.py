@@ -22,8 +22,7 @@ from typing import Self
 
 import psutil
 
-from study import engine
-from study.children import family
+from study import children, engine
 from study.engine import Command
 from study.errors import StudyError
 
@@ -263,9 +262,9 @@ class Server:
         process, self._process = self._process, None
         if process is None:
             return
-        all_of_it, deadline = family(process.pid), time.monotonic() + STOP_S
+        family, deadline = children.family(process.pid), time.monotonic() + STOP_S
         _signal_group(process.pid, signal.SIGTERM)
-        _, alive = psutil.wait_procs(all_of_it, timeout=STOP_S)
+        _, alive = psutil.wait_procs(family, timeout=STOP_S)
         process.poll()  # until it is reaped, it is still in its group
         # Whose parents ended before are in no family any more, but in the group they are.
         if not _group_ends(process.pid, deadline) or alive:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from study.audit.claims import Judged, distinct_levels
 from study.audit.formats import Window
 from study.estimates import rows_of
+from study.finite import Floats
 from study.gates.judgement import Judgement
 from study.interval import Estimate, Interval
 from study.same_output import Agreement
@@ -58,8 +61,9 @@ class Pace:
     """How far the cores' own pace wandered between windows, and throughput with it.
 
     median, slowest: time of the piece of work (`study.pace`) over that of the quickest window;
-    slope: of log throughput over log time, inside cells (arm, workload, level); share: of the
-    variance inside cells, what goes with it. NaN where no cell has windows enough.
+    slope: of log throughput over log time, inside cells (arm, workload, level), with an interval
+    over launches, for windows of one launch share what else disturbed it; share: of the variance
+    inside cells, what goes with it. NaN where no cell has windows enough, or of a single launch.
     """
 
     median: float
@@ -70,25 +74,44 @@ class Pace:
 
 def pace(windows: pd.DataFrame) -> Pace | None:
     """By every first try, valid or void; None where no two windows have their pace on record."""
-    first = windows[~windows["again"].astype(bool)].reindex(columns=[*CELL, "pace_s", TOKENS])
+    if windows.empty:
+        return None
+    named = [*CELL, "launch", "pace_s", TOKENS]
+    first = windows[~windows["again"].astype(bool)].reindex(columns=named)
     seen = first.dropna(subset=["pace_s", TOKENS])
     if len(seen) < 2:
         return None
     times = seen["pace_s"] / seen["pace_s"].min()
-    logs = seen[["pace_s", TOKENS]].map(math.log)
-    cells = seen.groupby(CELL, dropna=False).ngroup()
-    inside = logs - logs.groupby(cells).transform("mean")
-    slower, rate = inside["pace_s"], inside[TOKENS]
-    degrees, spread = len(seen) - cells.nunique() - 1, float((slower**2).sum())
-    if degrees < 1 or spread == 0:
-        slope, share = Estimate(np.nan, np.nan, np.nan, len(seen)), np.nan
-    else:
-        by = float((slower * rate).sum()) / spread
-        left, total = float(((rate - by * slower) ** 2).sum()), float((rate**2).sum())
-        slope = Estimate(by, math.sqrt(left / degrees / spread), degrees, len(seen))
-        share = 1 - left / total if total > 0 else np.nan
-    told = replace(slope.interval(), statistic="slope", unit="windows")
+    slope, share = _with_pace(seen)
+    told = replace(slope.interval(), statistic="slope", method="jackknife t interval")
     return Pace(float(times.median()), float(times.max()), told, share)
+
+
+def _with_pace(seen: pd.DataFrame) -> tuple[Estimate, float]:
+    """Slope and share of `Pace`. The slope's error is the jackknife's over launches, so windows
+    that only repeat their launch add no certainty (Efron & Tibshirani, An Introduction to the
+    Bootstrap, 1993, section 11.5)."""
+    several = seen[seen.groupby(CELL, dropna=False)["pace_s"].transform("size") > 1]
+    logs = np.log(several[["pace_s", TOKENS]].to_numpy())
+    cell = several.groupby(CELL, dropna=False).ngroup().to_numpy()
+    launch = several["launch"].to_numpy()
+    others = [launch != one for one in np.unique(launch)]
+    slope, share = _inside(logs, cell)
+    without = np.array([_inside(logs[kept], cell[kept])[0] for kept in others])
+    n = len(others)
+    error = math.sqrt(((without - slope) ** 2).sum() * (n - 1) / n) if n > 1 else np.nan
+    return Estimate(slope, error, n - 1, n), share
+
+
+def _inside(logs: Floats, cell: NDArray[np.integer[Any]]) -> tuple[float, float]:
+    """Slope of the second column over the first inside cells, and the share of its variance that
+    goes with the first; NaN where the first does not vary there."""
+    means = np.column_stack([np.bincount(cell, column) for column in logs.T])
+    slower, rate = (logs - (means / np.bincount(cell).clip(1)[:, np.newaxis])[cell]).T
+    spread, both, total = slower @ slower, slower @ rate, rate @ rate
+    if spread == 0:
+        return np.nan, np.nan
+    return float(both / spread), float(both**2 / spread / total) if total > 0 else np.nan
 
 
 def levels(windows: pd.DataFrame) -> dict[tuple[str, str], Judgement]:

@@ -122,7 +122,7 @@ def drift(found: Frames, values: Values) -> str:
 
 def pace(found: Frames, values: Values) -> str:
     """How far the machine's own pace wandered, and whether throughput went with it."""
-    seen = None if found.windows.empty else statements.pace(found.windows)
+    seen = statements.pace(found.windows)
     if seen is None:
         return ""
     slowest = values.number("belief.pace_slowest", seen.slowest)
