@@ -98,7 +98,9 @@ def _within(missing: tuple[Launch, ...], left_s: float, slowness: float) -> str:
             fitting.append(launch)
             left_s -= expected_s
     room = plan.cost(fitting).at(slowness)
-    return f"within the budget: {room}; the other arms will be shown as not measured"
+    if not (rest := len(missing) - len(fitting)):
+        return f"within the budget: {room}, which is all"
+    return f"within the budget: {room}; of the launches, {rest} will be shown as not measured"
 
 
 def reproduce(choice: Choice, budget_s: float | None = None) -> Path:

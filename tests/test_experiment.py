@@ -318,7 +318,11 @@ def test_the_plan_follows_what_was_measured_here(
         said = reproduce.describe(profile, store, budget_s=600.0)
         return int(re.findall(r"within the budget: (\d+) launches", said)[0])
 
-    guessed = fitting()
+    guessed, launches = fitting(), len(reproduce.all_launches(profile))
+    said = reproduce.describe(profile, store, budget_s=600.0)
+    assert f"of the launches, {launches - guessed} will be shown as not measured" in said
+    ample = reproduce.describe(profile, store, budget_s=1e5)
+    assert "which is all" in ample and "not measured" not in ample
     assert "a core of it takes 1.5 times as long" in reproduce.describe(profile, store)
     first, *rest = reproduce.all_launches(profile)
     writer = store.begin(first)
